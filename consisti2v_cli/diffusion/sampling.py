@@ -1,0 +1,79 @@
+"""From noise to a clip: the sampling loop, a function of any denoiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from .guidance import Guidance
+from .schedule import make_scheduler
+
+if TYPE_CHECKING:
+    from diffusers import SchedulerMixin
+
+
+class Denoiser(Protocol):
+    """Predicts the noise of frames 2..f; `VideoUNet` is one."""
+
+    def __call__(
+        self, latents: Tensor, timestep: Any, text: Any, /, *, first_frame: Tensor, frame_stride: Any
+    ) -> Tensor: ...
+
+
+@runtime_checkable
+class ProjectsText(Protocol):
+    """A denoiser that can prepare the text condition once for all steps."""
+
+    def project_text(self, text: Tensor) -> Any: ...
+
+
+@torch.no_grad()
+def sample(
+    denoiser: Denoiser,
+    noise: Tensor,
+    first_frame: Tensor,
+    text: Tensor,
+    negative_text: Tensor,
+    *,
+    steps: int,
+    guidance: float,
+    image_guidance: float = 1.0,
+    guidance_rescale: float = 0.0,
+    frame_stride: int = 3,
+    scheduler: SchedulerMixin | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Denoise frames 2..f behind a clean first frame (paper, sections 3.1 and 3.5).
+
+    Args:
+        denoiser: called as a `VideoUNet`; its `project_text`, if it has one, is called once.
+        noise: `b c f h w`, after FrameInit; its first frame stands for "no image" in image guidance.
+        first_frame: clean latent `z1`, `b c 1 h w`.
+        text, negative_text: text conditions, `b tokens width`.
+        steps: how many, 1..1000.
+        guidance, image_guidance, guidance_rescale: see `Guidance`.
+        frame_stride: how much happens between frames, 1..5.
+        scheduler: from `make_scheduler`; DDIM with the released settings by default.
+        on_step: called after each step with the steps done and the steps in all; what it raises ends the run.
+
+    Returns:
+        `b c f h w`: the first frame as it was given, then the denoised ones.
+    """
+    guide = Guidance(guidance, image_guidance, guidance_rescale)
+    scheduler = scheduler or make_scheduler("ddim")
+    scheduler.set_timesteps(steps, device=noise.device)
+    conditions: Any = guide.texts(text, negative_text)
+    if isinstance(denoiser, ProjectsText):
+        conditions = denoiser.project_text(conditions)
+    no_image, latents = noise[:, :, :1], noise[:, :, 1:]
+    first_frames = guide.first_frames(first_frame, no_image)
+    for done, timestep in enumerate(scheduler.timesteps, start=1):
+        inputs = latents.repeat(guide.branches, 1, 1, 1, 1)
+        predicted = denoiser(inputs, timestep, conditions, first_frame=first_frames, frame_stride=frame_stride)
+        latents = scheduler.step(guide.combine(predicted), timestep, latents).prev_sample
+        if on_step:
+            on_step(done, steps)
+    return torch.cat([first_frame, latents], dim=2)
