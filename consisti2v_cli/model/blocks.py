@@ -76,8 +76,9 @@ class TemporalMix(nn.Module):
         super().__init__()
         self.alpha = nn.Parameter(torch.ones(1))  # at the start of training the network is exactly the image model
 
-    def mix(self, x: Tensor, changed: Tensor) -> Tensor:
-        return changed.lerp(x, self.alpha.clamp(0, 1))
+    def mix(self, x: Tensor, change: Tensor) -> Tensor:
+        """`module(x)` is `x + change`."""
+        return x + (1 - self.alpha.clamp(0, 1)).to(change.dtype) * change
 
 
 class TemporalResnet(TemporalMix):
@@ -93,7 +94,7 @@ class TemporalResnet(TemporalMix):
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h)))
-        return self.mix(x, x + h)
+        return self.mix(x, h)
 
 
 class GEGLU(nn.Module):
@@ -185,4 +186,4 @@ class TemporalTransformer(TemporalMix):
         size = (x.shape[3], x.shape[4])
         tokens = self.proj_in(self.norm(x).flatten(3).permute(0, 3, 1, 2))  # b (h w) f c
         tokens = self.proj_out(self.transformer_blocks[0](tokens, text, size))
-        return self.mix(x, x + tokens.permute(0, 2, 3, 1).unflatten(3, size))
+        return self.mix(x, tokens.permute(0, 2, 3, 1).unflatten(3, size))

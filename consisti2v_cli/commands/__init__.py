@@ -1,0 +1,101 @@
+"""The command `consisti2v`: finds the subcommand, and turns errors into messages and exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import click
+from click.exceptions import NoArgsIsHelpError
+
+from consisti2v_cli import __version__
+from consisti2v_cli.errors import ConsistI2VError
+
+COMMANDS = {  # name: where the command is; loaded when it is asked for
+    "animate": "consisti2v_cli.commands.animate:animate",
+    "fetch-weights": "consisti2v_cli.commands.fetch_weights:fetch_weights",
+    "train": "consisti2v_cli.commands.train:train",
+}
+FAILED, WRONG_REQUEST, INTERRUPTED = 1, 2, 130
+
+
+@dataclass
+class Session:
+    """What concerns the whole call: click hands it on as `context.obj`."""
+
+    verbosity: int = 0  # number of -v: from 2 on, errors come with their traceback
+
+
+class LazyGroup(click.Group):
+    """A group that imports a subcommand only when it is needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names, in the order of a user's path."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the subcommand of that name; None where there is none."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "auto_envvar_prefix": "CONSISTI2V",
+        "max_content_width": 100,
+    },
+    epilog='Example: consisti2v animate boat.jpg "the boat drifts left"',
+)
+@click.version_option(__version__, prog_name="consisti2v")
+def consisti2v() -> None:
+    """Animate a photo with a sentence."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 failed, 2 wrong request, 3 no weights, 130 interrupted."""
+    session = Session()
+    try:
+        code = consisti2v.main(arguments, prog_name="consisti2v", standalone_mode=False, obj=session)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output is gone: `consisti2v ... | head -1`
+        sys.stdout = None
+        code = FAILED
+    except Exception as error:  # the one place where errors become messages
+        if session.verbosity >= 2:
+            traceback.print_exc()
+        message, code = explain(error)
+        click.echo(message, err=True)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def explain(error: Exception) -> tuple[str, int]:
+    """The one or two lines that tell a person what went wrong, and the exit code."""
+    if isinstance(error, click.Abort):
+        return "Interrupted.", INTERRUPTED
+    if isinstance(error, NoArgsIsHelpError):
+        return error.format_message(), WRONG_REQUEST
+    if isinstance(error, click.ClickException):
+        return _explain_usage(error), WRONG_REQUEST
+    if isinstance(error, ConsistI2VError):
+        return f"Error: {error}", error.exit_code
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the second is torch's
+        return "Error: not enough memory. Try a smaller --size, fewer --frames, or --dtype bf16.", FAILED
+    if isinstance(error, OSError) and error.strerror:
+        about = f": {error.filename}" if error.filename else ""
+        return f"Error: {error.strerror}{about}", FAILED
+    text = " ".join(str(error).split())[:300]
+    return f"Error: {type(error).__name__}: {text}\nThis should not happen; -vv shows where it did.", FAILED
+
+
+def _explain_usage(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    hint = f"\nTry '{context.command_path} --help'." if context else ""
+    return f"Error: {' '.join(error.format_message().split())}{hint}"

@@ -1,0 +1,93 @@
+"""Where clips go: names from templates, formats, and free numbers."""
+
+from __future__ import annotations
+
+import os
+import re
+import string
+from collections.abc import Sequence
+from pathlib import Path
+
+from consisti2v_cli.commands.options import FORMATS
+from consisti2v_cli.errors import RequestError
+from consisti2v_cli.recipe import Recipe
+
+FIELDS = ("name", "seed", "prompt", "command", "n")
+STANDARD_OUTPUT = "-"
+
+
+class Outputs:
+    """Hands out the output files of one run, no name twice."""
+
+    def __init__(self, output: str, formats: Sequence[str], *, overwrite: bool) -> None:
+        """
+        Args:
+            output: file, folder, template or `-`, as given with -o.
+            formats: as given with -f; none: by the suffix of `output`.
+            overwrite: existing files may be replaced; else the next free number is added.
+
+        Raises:
+            RequestError: unknown template field, unknown suffix, several formats to standard output.
+        """
+        self.to_stdout = output == STANDARD_OUTPUT
+        self.overwrite = overwrite
+        self._given: set[Path] = set()
+        self._clips = 0
+        if self.to_stdout:
+            if len(formats) > 1:
+                raise RequestError(f"-o - takes one format, not {len(formats)}: {', '.join(formats)}.")
+            self.template, self.formats = "{name}", list(formats) or [FORMATS[0]]
+            return
+        if Path(output).is_dir() or output.endswith(("/", os.sep)):
+            output = os.path.join(output, "{name}")
+        _check_fields(output)
+        self.template, self.formats = _split_suffix(output, formats)
+
+    def next_clip(self, recipe: Recipe, name: str) -> list[Path]:
+        """The files for the next clip, one a format. `name` is the input's, without suffix."""
+        self._clips += 1
+        stem = self.template.format(
+            name=name,
+            seed=recipe.seed,
+            prompt=slug(recipe.prompt),
+            command=recipe.command,
+            n=self._clips,
+        )
+        return [self._free(stem, format) for format in self.formats]
+
+    def _free(self, stem: str, format: str) -> Path:
+        path, number = Path(f"{stem}.{format}"), 1
+        while path in self._given or (path.exists() and not self.overwrite and not self.to_stdout):
+            number += 1
+            path = Path(f"{stem}-{number}.{format}")
+        self._given.add(path)
+        return path
+
+
+def _check_fields(template: str) -> None:
+    try:
+        fields = [field for _, field, _, _ in string.Formatter().parse(template) if field is not None]
+        if unknown := [field for field in fields if field not in FIELDS]:
+            raise RequestError(
+                f"-o {template}: unknown field {{{unknown[0]}}}; possible: "
+                + " ".join(f"{{{name}}}" for name in FIELDS)
+            )
+        template.format(name="", seed=0, prompt="", command="", n=0)
+    except ValueError as error:
+        raise RequestError(f"-o {template}: not a template ({error}).") from None
+
+
+def _split_suffix(output: str, formats: Sequence[str]) -> tuple[str, list[str]]:
+    """The template without its suffix, and the formats to write."""
+    stem, suffix = os.path.splitext(output)
+    named = suffix.removeprefix(".").lower()
+    if named in FORMATS:
+        return stem, list(dict.fromkeys(formats)) or [named]
+    if suffix and not formats and "{" not in suffix:
+        raise RequestError(f"-o {output}: unknown format {suffix}; possible: {', '.join(FORMATS)}.")
+    return output, list(dict.fromkeys(formats)) or [FORMATS[0]]
+
+
+def slug(text: str, longest: int = 60) -> str:
+    """Text for a file name: 'The boat, left!' -> 'the-boat-left'."""
+    return "-".join(re.findall(r"\w+", text.lower()))[:longest].rstrip("-") or "clip"

@@ -1,0 +1,143 @@
+"""What to make: all that is needed to make a clip again, its checks, to and from JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import types
+import typing
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from typing import Any
+
+from consisti2v_cli.errors import RequestError
+
+SIZE_STEP = 8  # the autoencoder's factor: sides are multiples of it
+
+RANGES: dict[str, tuple[float, float]] = {  # lowest and highest possible value, both included
+    "seed": (0, 2**63 - 1),
+    "width": (16, 4096),
+    "height": (16, 4096),
+    "frames": (2, 1024),
+    "fps": (1, 120),
+    "motion": (1, 5),
+    "guidance": (0, 100),
+    "image_guidance": (0, 100),
+    "guidance_rescale": (0, 1),
+    "steps": (1, 1000),
+    "layout_strength": (0, 999),
+    "layout_cutoff": (0, 2),
+    "noise_correlation": (0, 100),
+}
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "fit": ("crop", "pad", "stretch"),
+    "sampler": ("ddim", "dpm++"),
+    "noise": ("mixed", "vanilla", "progressive"),
+    "dtype": ("fp32", "bf16", "fp16"),
+    "attention": ("sdpa", "math", "xformers"),
+}
+
+DEVICES = ("cpu", "cuda", "mps")  # cuda may carry an index: cuda:1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One clip. Width and height are None until the image and the model have settled them."""
+
+    prompt: str  # what happens
+    seed: int  # of all noise, drawn on the CPU
+    command: str = "animate"  # the command that makes it
+    negative: str = ""  # what should not happen
+    model: str = "sketch"  # name, hub repository or folder, as given
+    revision: str | None = None  # which version of the model, where that is known
+    input_name: str = ""  # the image's file name, without folders
+    input_sha256: str = ""  # of the image's bytes
+    width: int | None = None  # pixels, a multiple of 8
+    height: int | None = None  # pixels, a multiple of 8
+    frames: int = 16  # the first one, the image itself, included
+    fps: float = 8  # frames a second in the file
+    fit: str = "crop"  # how the image meets the size: crop, pad or stretch
+    background: str = "white"  # behind transparent images, and beside padded ones
+    motion: int = 3  # frame stride: how much happens between two frames
+    guidance: float = 7.5  # weight of the prompt; 1 or less: no guidance
+    image_guidance: float = 1.0  # weight of the first frame; above 1 costs a third branch
+    guidance_rescale: float = 0.0  # share of the rescaling of the guided prediction (Lin et al.)
+    steps: int = 50  # denoising steps
+    sampler: str = "ddim"  # ddim or dpm++
+    layout_strength: int = 850  # FrameInit's tau: the timestep to which the layout is noised
+    layout_cutoff: float = 0.25  # FrameInit's D0, spatial and temporal
+    frameinit: bool = True  # begin from the layout's low frequencies
+    noise: str = "mixed"  # mixed, vanilla or progressive
+    noise_correlation: float = 1.0  # alpha: how much noise the frames share
+    device: str = "cpu"  # cpu, cuda, cuda:1, mps
+    dtype: str = "fp32"  # fp32, bf16 or fp16
+    attention: str = "sdpa"  # sdpa, math or xformers
+    versions: dict[str, str] = field(default_factory=dict)  # of consisti2v, torch, diffusers, ...
+
+
+def check(recipe: Recipe) -> None:
+    """Raise RequestError, saying what is possible, unless every value of the recipe can be rendered."""
+    if not recipe.prompt.strip():
+        raise RequestError("The prompt is empty; say in a few words what happens in the clip.")
+    for name, (low, high) in RANGES.items():
+        value = getattr(recipe, name)
+        if value is not None and not low <= value <= high:  # not a number is in no range
+            raise RequestError(f"{spelled(name)} is {value}; possible: {low} to {high}.")
+    for name, choices in CHOICES.items():
+        if getattr(recipe, name) not in choices:
+            raise RequestError(f"{spelled(name)} is {getattr(recipe, name)!r}; possible: {', '.join(choices)}.")
+    for name in ("width", "height"):
+        _check_side(name, getattr(recipe, name))
+    kind, _, index = recipe.device.partition(":")
+    if kind not in DEVICES or (":" in recipe.device and not (kind == "cuda" and index.isdecimal())):
+        raise RequestError(f"device is {recipe.device!r}; possible: {', '.join(DEVICES)}, or one of several as cuda:1.")
+
+
+def _check_side(name: str, side: int | None) -> None:
+    if side is not None and side % SIZE_STEP:
+        below = side - side % SIZE_STEP
+        raise RequestError(
+            f"{name} is {side}; possible: multiples of {SIZE_STEP}, the nearest are {below} and {below + SIZE_STEP}."
+        )
+
+
+def spelled(name: str) -> str:
+    """A field's name as the command line spells it: layout_strength -> layout-strength."""
+    return name.replace("_", "-")
+
+
+def to_json(recipe: Recipe) -> str:
+    """The recipe as one line of JSON, fields in their order."""
+    return json.dumps(asdict(recipe), ensure_ascii=False)
+
+
+def from_json(text: str) -> Recipe:
+    """The recipe that `to_json` wrote. RequestError on anything else: unknown or missing keys, wrong types."""
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RequestError(f"This is no recipe: not valid JSON ({error}).") from None
+    if not isinstance(values, dict):
+        raise RequestError("This is no recipe: a JSON object is expected.")
+    known = {entry.name: entry for entry in fields(Recipe)}
+    if unknown := sorted(set(values) - set(known)):
+        raise RequestError(f"The recipe has unknown keys: {', '.join(unknown)}.")
+    required = [n for n, entry in known.items() if entry.default is MISSING and entry.default_factory is MISSING]
+    if missing := [name for name in required if name not in values]:
+        raise RequestError(f"The recipe lacks: {', '.join(missing)}.")
+    kinds = typing.get_type_hints(Recipe)
+    for name, value in values.items():
+        if not _fits(value, kinds[name]):
+            raise RequestError(f"The recipe's {name} is {value!r}, which is of the wrong kind.")
+    return Recipe(**values)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value read from JSON has the type of a field."""
+    if isinstance(kind, types.UnionType):
+        return any(_fits(value, option) for option in typing.get_args(kind))
+    if typing.get_origin(kind) is dict:
+        return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return type(value) is kind

@@ -1,0 +1,1 @@
+"""Training: data, objective, and one loop for all three parts of a model."""

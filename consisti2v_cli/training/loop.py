@@ -1,0 +1,347 @@
+"""The one training loop: every draw follows from (seed, part, step), so a killed run goes on bit for bit."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from PIL import Image
+from torch import Generator, Tensor, nn
+
+from consisti2v_cli.errors import ConsistI2VError, RequestError
+from consisti2v_cli.training.pictures import save_picture
+from consisti2v_cli.training.records import Records
+from consisti2v_cli.training.settings import LoopSettings
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+Figures = dict[str, Tensor]  # scalars on the training device
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Where in a training we are; the source of all its randomness."""
+
+    seed: int
+    part: str
+    step: int  # 0 for the first
+    process: int = 0
+    batch: int = 0  # of those that make up one step
+
+    def generator(self, *purpose: str | int) -> Generator:
+        """A generator on the CPU for this step alone; `purpose` tells several draws of one step apart."""
+        return seeded(self.seed, self.part, self.step, self.process, self.batch, *purpose)
+
+
+def seeded(*what: str | int) -> Generator:
+    """A CPU generator whose state follows from `what` alone."""
+    digest = hashlib.sha256(repr(what).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+class Part(Protocol):
+    """What the loop trains."""
+
+    name: str
+
+    @property
+    def module(self) -> nn.Module:
+        """All that learns, and what `loss` calls."""
+
+    def loss(self, model: nn.Module, draw: Draw) -> tuple[Tensor, Figures]:
+        """The loss of one batch; `model` is `module`, perhaps wrapped for several processes."""
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Parameter groups for the optimiser, each with `rate`: a multiple of the learning rate."""
+
+    def learning_rate(self, step: int) -> float:
+        """The learning rate before warm-up and decay."""
+
+    def constrain(self) -> None:
+        """Called after each step: put parameters back into their range."""
+
+    def sample(self, step: int) -> tuple[dict[str, float], Image.Image | None]:
+        """Figures and a picture of what has been learned so far."""
+
+    def save(self) -> None:
+        """Write the finished weights into the model folder."""
+
+
+class Average:
+    """Exponential moving average of the weights; its decay warms up as (1 + step) / (10 + step)."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.live = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self.weights = [parameter.detach().clone() for parameter in self.live]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.weights, list(self.live), 1 - decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The module holds the averaged weights inside the block."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def load(self, weights: list[Tensor]) -> None:
+        with torch.no_grad():
+            torch._foreach_copy_(self.weights, [weight.to(self.weights[0].device) for weight in weights])
+
+    def _swap(self) -> None:
+        for index, parameter in enumerate(self.live):
+            parameter.data, self.weights[index] = self.weights[index], parameter.data
+
+
+@dataclass
+class State:
+    """All that a training is, between two steps."""
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: Average
+    step: int = 0
+    seconds: float = 0.0  # spent so far, over all runs
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Take over a checkpoint; RequestError when it is of another model."""
+        try:
+            self.module.load_state_dict(saved["model"])
+            self.average.load(saved["average"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise RequestError(f"The checkpoint does not fit this configuration: {reason}") from error
+        self.step, self.seconds = saved["step"], saved["seconds"]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.module.state_dict(),
+            "average": self.average.weights,
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run of the loop ended."""
+
+    step: int
+    reason: str  # "finished", "time" or "interrupted"
+
+
+def train(
+    part: Part,
+    settings: LoopSettings,
+    folder: Path,
+    accelerator: Accelerator,
+    *,
+    minutes: float | None = None,
+    on_log: Callable[[dict[str, Any]], None] = lambda line: None,
+) -> Outcome:
+    """Train a part to its last step, or go on where an earlier run of it stopped.
+
+    Args:
+        part: what learns, and from what.
+        settings: how.
+        folder: of this training's checkpoints, log and pictures.
+        accelerator: from accelerate; the device and the processes.
+        minutes: stop after so many, with a checkpoint.
+        on_log: called with every line of the log.
+
+    Raises:
+        RequestError: the checkpoint found does not fit the part.
+        ConsistI2VError: the loss was not finite; the last checkpoint stays.
+    """
+    records = Records(folder)
+    model, state = _prepare(part, settings, accelerator, records)
+    watch = _Watch(state, settings, records, accelerator)
+    reason = "finished"
+    if state.step >= settings.steps:  # perhaps killed before the last weights were written
+        _export(part, state, accelerator)
+    with _interruptible() as interrupted:
+        while state.step < settings.steps and reason == "finished":
+            watch.add(_step(part, model, state, settings, accelerator))
+            reason = _why_stop(interrupted(), watch.over(minutes), accelerator, state.step % settings.log_every == 0)
+            last = state.step == settings.steps or reason != "finished"
+            sampling, saving = last or due(state, settings.sample_every), last or due(state, settings.save_every)
+            if sampling or saving or due(state, settings.log_every):
+                on_log(watch.log(part, sampling))
+            if saving:
+                if accelerator.is_main_process:
+                    records.save(state.step, state.to_dict())
+                _export(part, state, accelerator)
+    return Outcome(state.step, "finished" if state.step >= settings.steps else reason)
+
+
+def due(state: State, every: int) -> bool:
+    """Whether the step just done is one of every so many."""
+    return state.step % every == 0
+
+
+def learning_rate(base: float, step: int, settings: LoopSettings) -> float:
+    """The rate of step `step` (0 the first): a linear warm-up, then constant or a cosine down to a hundredth."""
+    rate = base * min(1.0, (step + 1) / max(settings.warmup, 1))
+    if settings.schedule == "cosine":
+        rate *= 0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * min(step / settings.steps, 1.0)))
+    return rate
+
+
+def autocast(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
+    """Mixed precision as the settings name it: nothing for fp32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if dtype == "bf16" else nullcontext()
+
+
+def decay_groups(module: nn.Module, weight_decay: float, rate: float = 1.0) -> list[dict[str, Any]]:
+    """Two parameter groups: matrices and convolutions decay; biases, norms and alphas do not."""
+    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    decaying = [parameter for parameter in learning if parameter.ndim >= 2]
+    free = [parameter for parameter in learning if parameter.ndim < 2]
+    return [
+        {"params": decaying, "weight_decay": weight_decay, "rate": rate},
+        {"params": free, "weight_decay": 0.0, "rate": rate},
+    ]
+
+
+def _prepare(part: Part, settings: LoopSettings, accelerator: Accelerator, records: Records) -> tuple[nn.Module, State]:
+    part.module.to(accelerator.device)
+    optimizer = torch.optim.AdamW(part.groups(), lr=settings.learning_rate, betas=(0.9, 0.999), fused=True)
+    state = State(part.module, optimizer, Average(part.module, settings.ema))
+    saved = records.load()
+    if saved:
+        state.restore(saved)
+    if accelerator.is_main_process:
+        records.forget_after(state.step)
+    accelerator.wait_for_everyone()
+    model, state.optimizer = accelerator.prepare(part.module, optimizer)
+    return model, state
+
+
+def _step(
+    part: Part, model: nn.Module, state: State, settings: LoopSettings, accelerator: Accelerator
+) -> dict[str, Any]:
+    """One optimiser step; returns scalars on the device, so that nothing waits for it."""
+    model.train()
+    rate = learning_rate(part.learning_rate(state.step), state.step, settings)
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate * group["rate"]
+    total: Figures = {}
+    for batch in range(settings.accumulate):
+        final = batch == settings.accumulate - 1
+        draw = Draw(settings.seed, part.name, state.step, accelerator.process_index, batch)
+        with nullcontext() if final else accelerator.no_sync(model):
+            loss, figures = part.loss(model, draw)
+            accelerator.backward(loss / settings.accumulate)
+        for name, value in {"loss": loss, **figures}.items():
+            total[name] = total.get(name, 0) + value.detach().float() / settings.accumulate
+    total["gradient"] = accelerator.clip_grad_norm_(part.module.parameters(), settings.clip)
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    part.constrain()
+    state.step += 1
+    state.average.update(state.step)
+    return {"learning_rate": rate, **total}
+
+
+class _Watch:
+    """Time and figures since the last line of the log."""
+
+    def __init__(self, state: State, settings: LoopSettings, records: Records, accelerator: Accelerator) -> None:
+        self.state, self.settings, self.records, self.accelerator = state, settings, records, accelerator
+        self.started, self.before = time.monotonic(), state.seconds
+        self.pending: list[dict[str, Any]] = []
+
+    def add(self, figures: dict[str, Any]) -> None:
+        self.pending.append(figures)
+        self.state.seconds = self.before + time.monotonic() - self.started
+
+    def over(self, minutes: float | None) -> bool:
+        return minutes is not None and time.monotonic() - self.started >= minutes * 60
+
+    def log(self, part: Part, sampling: bool) -> dict[str, Any]:
+        """Average what is pending into one line, with figures and a picture of samples if it is time for them."""
+        names = [name for name in self.pending[-1] if name != "learning_rate"]
+        table = torch.stack([torch.stack([figures[name].float() for name in names]) for figures in self.pending]).cpu()
+        self._refuse_infinite(table[:, names.index("loss")])
+        means = dict(zip(names, table.mean(dim=0).tolist(), strict=True))
+        line = {"step": self.state.step, **means, "learning_rate": self.pending[-1]["learning_rate"]}
+        line["seconds"] = round(self.state.seconds, 2)
+        if self.accelerator.is_main_process:
+            if sampling:
+                line |= self._sample(part)
+            self.records.log({key: _short(value) for key, value in line.items()})
+        self.pending = []
+        return line
+
+    def _sample(self, part: Part) -> dict[str, float]:
+        part.module.eval()
+        with self.state.average.applied(), torch.no_grad():
+            figures, picture = part.sample(self.state.step)
+        if picture:
+            save_picture(picture, self.records.folder / "samples" / f"{self.state.step:08d}.png")
+        return figures
+
+    def _refuse_infinite(self, losses: Tensor) -> None:
+        bad = torch.nonzero(~torch.isfinite(losses)).flatten().tolist()
+        if bad:
+            step = self.state.step - len(losses) + bad[0] + 1
+            found = self.records.checkpoints()
+            kept = f"{found[-1].name} is untouched" if found else "there is no checkpoint yet"
+            raise ConsistI2VError(f"The loss of step {step} is not finite; {kept}. Try a lower learning rate.")
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def _export(part: Part, state: State, accelerator: Accelerator) -> None:
+    if accelerator.is_main_process:
+        part.module.eval()
+        with state.average.applied(), torch.no_grad():
+            part.save()
+    accelerator.wait_for_everyone()
+
+
+def _why_stop(interrupted: bool, over: bool, accelerator: Accelerator, meeting: bool) -> str:
+    """Why to stop after this step; processes agree on it, and so only when they meet to log."""
+    reasons = ("finished", "time", "interrupted")
+    mine = 2 if interrupted else int(over)
+    if accelerator.num_processes == 1:
+        return reasons[mine]
+    if not meeting:
+        return reasons[0]
+    everyone = accelerator.gather(torch.tensor([mine], device=accelerator.device))
+    return reasons[int(everyone.max())]
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C or SIGTERM only asks to stop; the second ends the program at once."""
+    asked = []
+
+    def ask(number: int, frame: object) -> None:
+        asked.append(number)
+        signal.signal(number, previous[signal.Signals(number)])
+
+    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

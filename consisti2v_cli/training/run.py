@@ -1,0 +1,139 @@
+"""From a request to a training: reads the configuration, opens the data, makes the part, and runs the loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from consisti2v_cli.errors import RequestError
+from consisti2v_cli.training.loop import Outcome, Part, train
+from consisti2v_cli.training.settings import (
+    AutoencoderSettings,
+    LoopSettings,
+    NetworkSettings,
+    TextSettings,
+    TrainingFile,
+    read_file,
+)
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+SYNTHETIC = "synthetic:"
+OVERRIDES = ("steps", "batch", "learning_rate", "seed", "dtype")
+
+
+def run(
+    part: str,
+    config: str,
+    output: Path,
+    *,
+    data: str | None = None,
+    validation: Path | None = None,
+    init: Path | None = None,
+    minutes: float | None = None,
+    device: str = "auto",
+    restart: bool = False,
+    on_log: Callable[[dict[str, Any]], None] = lambda line: None,
+    **overrides: Any,
+) -> Outcome:
+    """Train a part into the model folder `output`; see `consisti2v train --help`.
+
+    Args:
+        part: a name of `settings.PARTS`.
+        config: TOML file or name of a preset.
+        overrides: of `OVERRIDES`; None leaves what the configuration says.
+
+    Raises:
+        RequestError: something about the request, the configuration or the data is wrong.
+        WeightsError: a part that this one builds on is missing.
+    """
+    file = read_file(config)
+    settings = _override(getattr(file, part), overrides)
+    accelerator = _accelerator(device)
+    folder = output / "training" / part
+    if restart and accelerator.is_main_process:
+        shutil.rmtree(folder, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    made = _make(settings, file, output, accelerator.device, data, validation, init)
+    return train(made, settings, folder, accelerator, minutes=minutes, on_log=on_log)
+
+
+def _override(settings: LoopSettings, overrides: dict[str, Any]) -> LoopSettings:
+    given = {name: value for name, value in overrides.items() if value is not None}
+    if unknown := sorted(given.keys() - set(OVERRIDES)):
+        raise RequestError(f"{unknown[0]} is no training setting. There are: {', '.join(OVERRIDES)}.")
+    if isinstance(settings, NetworkSettings) and "batch" in given:  # each stage would keep its own otherwise
+        given["stage"] = tuple(dataclasses.replace(stage, batch=None) for stage in settings.stage)
+    return dataclasses.replace(settings, **given)
+
+
+def _accelerator(device: str) -> Accelerator:
+    try:
+        from accelerate import Accelerator
+        from accelerate.utils import DistributedDataParallelKwargs
+    except ImportError as error:
+        raise RequestError("Training needs accelerate: pip install 'consisti2v-cli[train]'") from error
+    # the autoencoder's encoder may rest for a while, which processes that share gradients must expect
+    handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)]
+    accelerator = Accelerator(cpu=device == "cpu", kwargs_handlers=handlers)
+    if device not in ("auto", accelerator.device.type):
+        raise RequestError(f"device {device} is not there; training would run on {accelerator.device.type}.")
+    return accelerator
+
+
+def _make(
+    settings: LoopSettings,
+    file: TrainingFile,
+    output: Path,
+    device: torch.device,
+    data: str | None,
+    validation: Path | None,
+    init: Path | None,
+) -> Part:
+    """The part that these settings are of, with its data."""
+    size = int(file.settings.get("native_size", 256))
+    if isinstance(settings, TextSettings):
+        from consisti2v_cli.training.text import TextPart
+
+        return TextPart(settings, output, device)
+    if data is None:
+        raise RequestError("--data is missing: a folder of videos, a manifest, or synthetic:DIR with photos in DIR.")
+    held_out = None if validation is None else _read_photos(validation, size)
+    if isinstance(settings, AutoencoderSettings):
+        from consisti2v_cli.training.autoencoder import AutoencoderPart
+        from consisti2v_cli.training.photos import PhotoSource
+
+        photos = PhotoSource(data.removeprefix(SYNTHETIC), size, device)
+        return AutoencoderPart(settings, photos, output, device, held_out, init)
+    if not isinstance(settings, NetworkSettings):
+        raise TypeError(settings)
+    from consisti2v_cli.training.data import open_clips
+    from consisti2v_cli.training.network import NetworkPart
+
+    sources = [open_clips(data, size=size, device=device, motions=stage.motions) for stage in settings.stages()]
+    return NetworkPart(settings, sources, output, device, about=file.settings, validation=held_out, start=init)
+
+
+def _read_photos(folder: Path, size: int) -> Tensor:
+    """The square middles of a folder's photos in the order of their names, `n 3 size size` in [-1, 1]."""
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    photos = []
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in {".jpg", ".jpeg", ".png", ".webp"}:
+            with Image.open(path) as image:
+                square = ImageOps.fit(
+                    ImageOps.exif_transpose(image).convert("RGB"), (size, size), Image.Resampling.LANCZOS
+                )
+            photos.append(torch.from_numpy(np.asarray(square).copy()).permute(2, 0, 1))
+    if not photos:
+        raise RequestError(f"There are no photos in {folder}.")
+    return torch.stack(photos).float() / 127.5 - 1

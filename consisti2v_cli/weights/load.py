@@ -1,0 +1,266 @@
+"""From a model folder to modules: strictly, from safetensors alone, and without a second copy in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from consisti2v_cli.errors import RequestError, WeightsError
+from consisti2v_cli.model import BACKENDS, UNetConfig, VideoUNet, rotary_frequencies, unused_tensor
+
+from .folder import STEMS, ModelFolder, ModelSettings, missing, read_json, read_settings, weight_files
+
+__all__ = ["DTYPES", "Model", "load_model", "load_part", "read_settings"]
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+_NAMED_IN_MESSAGE = 5  # tensors, before the rest is only counted
+_FREQUENCIES = "rotary_emb.freqs"
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Model:
+    """The parts of a model, ready to run on `device`."""
+
+    folder: ModelFolder
+    unet: VideoUNet
+    vae: Any  # diffusers.AutoencoderKL, float32: its decoder overflows in half precision
+    text_encoder: Any  # transformers.CLIPTextModel
+    tokenizer: Any  # transformers.CLIPTokenizer
+    scheduler_config: dict[str, Any] | None  # None: the released model's schedule
+    settings: ModelSettings
+    device: torch.device
+    dtype: torch.dtype  # of network and text encoder
+    attention: str  # how the network computes it
+
+    @property
+    def max_tokens(self) -> int:
+        """How many tokens of text the model reads, start and end included."""
+        positions = int(self.text_encoder.config.max_position_embeddings)
+        return min(positions, int(self.tokenizer.model_max_length))
+
+
+def load_model(
+    folder: ModelFolder | Path | str,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype = "fp32",
+    attention: str = "sdpa",
+    on_part: Callable[[str, int, int], None] | None = None,
+) -> Model:
+    """Load all parts of a model.
+
+    Args:
+        folder: from `find` or `require`, or a path.
+        dtype: a key of `DTYPES`, for the network and the text encoder.
+        attention: how the network computes attention: a key of `consisti2v_cli.model.BACKENDS`.
+        on_part: called with "loading", the parts done, and the parts in all.
+
+    Raises:
+        WeightsError: a part is missing, damaged, or its tensors are not exactly the network's: names them.
+        RequestError: unknown attention or dtype.
+    """
+    if not isinstance(folder, ModelFolder):
+        folder = ModelFolder(Path(folder), Path(folder).resolve().name)
+    if lacking := missing(folder.path):
+        raise WeightsError(f"The model in {folder.path} is not complete: {', '.join(lacking)} missing.")
+    place = torch.device(device)
+    kind = _dtype(dtype)
+    settings = read_settings(folder)
+    parts: dict[str, Any] = {}
+    for done, part in enumerate(STEMS):
+        if on_part:
+            on_part("loading", done, len(STEMS))
+        parts[part] = load_part(folder, part, device=place, dtype=torch.float32 if part == "vae" else kind)
+    _set_attention(parts["unet"], attention)
+    tokenizer = _load_tokenizer(folder.path / "tokenizer")
+    if on_part:
+        on_part("loading", len(STEMS), len(STEMS))
+    return Model(
+        folder=folder,
+        **parts,
+        tokenizer=tokenizer,
+        scheduler_config=_scheduler_config(folder.path),
+        settings=settings,
+        device=place,
+        dtype=kind,
+        attention=attention,
+    )
+
+
+def load_part(
+    folder: ModelFolder | Path, part: str, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> Any:
+    """Load `unet`, `vae` or `text_encoder`, in evaluation mode, without gradients. WeightsError as in `load_model`."""
+    path = folder.path if isinstance(folder, ModelFolder) else folder
+    config = read_json(path / part / "config.json")
+    try:
+        with torch.device("meta"):
+            module = _BUILDERS[part](config)
+    except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
+        raise WeightsError(f"{path / part / 'config.json'} describes no {part} that can be built: {error}") from error
+    _fill(module, weight_files(path, part), part, torch.device(device), dtype)
+    return module.eval().requires_grad_(False)
+
+
+def _build_unet(config: dict[str, Any]) -> nn.Module:
+    return VideoUNet(UNetConfig.from_dict(config))
+
+
+def _build_vae(config: dict[str, Any]) -> nn.Module:
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL.from_config(config)  # type: ignore[no-any-return]
+
+
+def _build_text_encoder(config: dict[str, Any]) -> nn.Module:
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    return CLIPTextModel(CLIPTextConfig.from_dict(config))  # type: ignore[no-any-return]
+
+
+_BUILDERS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
+    "unet": _build_unet,
+    "vae": _build_vae,
+    "text_encoder": _build_text_encoder,
+}
+
+
+def _fill(module: nn.Module, files: Iterable[Path], part: str, device: torch.device, dtype: torch.dtype) -> None:
+    """Give a module on the meta device the tensors of its files, which must be exactly those it has."""
+    expected: Shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    rename = _renamer(part, expected)
+    tensors: dict[str, Tensor] = {}
+    wrong: Shapes = {}
+    extra: list[str] = []
+    for path in files:
+        try:
+            with safe_open(path, framework="pt") as file:
+                for stored in file.keys():  # noqa: SIM118, it is no dictionary
+                    name = rename(stored)
+                    if name is None:
+                        continue
+                    shape = tuple(file.get_slice(stored).get_shape())
+                    if name not in expected:
+                        extra.append(name)
+                    elif shape != expected[name]:
+                        wrong[name] = shape
+                    else:
+                        tensors[name] = _placed(name, file.get_tensor(stored), device, dtype)
+        except (SafetensorError, OSError) as error:
+            raise WeightsError(f"{part}/{path.name} is damaged or cannot be read: {error}") from error
+    _check(part, expected, set(tensors), wrong, extra)
+    module.load_state_dict(tensors, assign=True)
+    _restore_buffers(module)
+
+
+def _check(part: str, expected: Shapes, found: set[str], wrong: Shapes, extra: list[str]) -> None:
+    problems = []
+    if absent := [name for name in expected if name not in found and name not in wrong]:
+        problems.append(f"lacks {_listed(absent)}")
+    if extra:
+        problems.append(f"has unknown {_listed(extra)}")
+    if wrong:
+        shapes = [f"{name} {list(shape)} instead of {list(expected[name])}" for name, shape in wrong.items()]
+        problems.append(f"has {_listed(shapes)}")
+    if problems:
+        raise WeightsError(f"The weights in {part}/ do not fit: the file {', and '.join(problems)}.")
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _NAMED_IN_MESSAGE
+    return ", ".join(names[:_NAMED_IN_MESSAGE]) + (f" and {more} more" if more > 0 else "")
+
+
+def _placed(name: str, tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A stored tensor where and as what it is used. Rotary frequencies stay float32."""
+    if not name.endswith(_FREQUENCIES):
+        return tensor.to(device, dtype if tensor.is_floating_point() else None)
+    if tensor.dtype != torch.float32:  # rounded when the file was written
+        tensor = rotary_frequencies(4 * tensor.numel())
+    return tensor.to(device)
+
+
+def _renamer(part: str, expected: Shapes) -> Callable[[str], str | None]:
+    """From a name in a file to the module's own; None for tensors that are not needed."""
+    if part == "unet":
+        return _unet_name
+    if part == "vae":
+        return _vae_name
+    nested = any(name.startswith("text_model.") for name in expected)  # transformers 5 took the prefix away
+
+    def text_name(name: str) -> str | None:
+        bare = name.removeprefix("text_model.")
+        if bare == "embeddings.position_ids":  # a counter that older versions stored
+            return None
+        return f"text_model.{bare}" if nested else bare
+
+    return text_name
+
+
+def _unet_name(name: str) -> str | None:
+    name = name.removeprefix("module.")  # a training checkpoint
+    return None if unused_tensor(name) else name
+
+
+_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # before diffusers 0.17
+
+
+def _vae_name(name: str) -> str:
+    owner, _, tensor = name.rpartition(".")
+    block, _, layer = owner.rpartition(".")
+    if ".attentions." in block and layer in _OLD_ATTENTION:
+        return f"{block}.{_OLD_ATTENTION[layer]}.{tensor}"
+    return name
+
+
+def _restore_buffers(module: nn.Module) -> None:
+    """Give values to the buffers that no file holds: the text encoder's position numbers are the only ones."""
+    for owner in module.modules():
+        for name, buffer in owner.named_buffers(recurse=False):
+            if not buffer.is_meta:
+                continue
+            if name != "position_ids":
+                raise WeightsError(f"{type(owner).__name__}.{name} has no value in the weights.")
+            device = next(module.parameters()).device
+            positions = torch.arange(buffer.shape[-1], device=device).expand(buffer.shape)
+            owner.register_buffer(name, positions, persistent=False)
+
+
+def _load_tokenizer(place: Path) -> Any:
+    from transformers import CLIPTokenizer
+
+    try:
+        return CLIPTokenizer.from_pretrained(place, local_files_only=True)
+    except Exception as error:  # the library raises whatever its parsers raise
+        raise WeightsError(f"The tokenizer in {place} is damaged: {error}") from error
+
+
+def _scheduler_config(folder: Path) -> dict[str, Any] | None:
+    path = folder / "scheduler" / "scheduler_config.json"
+    return dict(read_json(path)) if path.is_file() else None
+
+
+def _set_attention(unet: VideoUNet, attention: str) -> None:
+    if attention not in BACKENDS:
+        raise RequestError(f"attention is {attention!r}; possible: {', '.join(BACKENDS)}.")
+    if attention == "xformers" and not find_spec("xformers"):
+        raise RequestError("attention is 'xformers', which is not installed: pip install 'consisti2v-cli[xformers]'")
+    unet.set_attention(attention)
+
+
+def _dtype(dtype: str | torch.dtype) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype not in DTYPES:
+        raise RequestError(f"dtype is {dtype!r}; possible: {', '.join(DTYPES)}.")
+    return DTYPES[dtype]

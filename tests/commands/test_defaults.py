@@ -1,0 +1,105 @@
+"""Where an option's value comes from: option, environment, configuration file, the model's own."""
+
+import json
+
+import pytest
+
+
+@pytest.fixture
+def plan(run, boat, tiny_model):
+    """The recipe that a dry run plans."""
+
+    def plan(*arguments, **settings):
+        planned = run(
+            "animate", boat, "moves left", "--model", tiny_model, "--dry-run", "--json", *arguments, **settings
+        )
+        assert planned.returncode == 0, planned.stderr
+        return json.loads(planned.stdout)["recipe"]
+
+    return plan
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A configuration file where the user's would be."""
+    path = tmp_path / "config" / "consisti2v" / "config.toml"
+    path.parent.mkdir(parents=True)
+
+    def write(text):
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_precedence(plan, config):
+    model_steps = plan()["steps"]
+    assert model_steps not in (31, 32, 33)
+    config("[animate]\nsteps = 31\n")
+    assert plan()["steps"] == 31
+    assert plan(env={"CONSISTI2V_ANIMATE_STEPS": "32"})["steps"] == 32
+    assert plan("--steps", "33", env={"CONSISTI2V_ANIMATE_STEPS": "32"})["steps"] == 33
+    assert plan("--steps", model_steps, env={"CONSISTI2V_ANIMATE_STEPS": "32"})["steps"] == model_steps
+
+
+def test_a_model_without_settings_of_its_own_takes_the_papers(plan, tiny_model, tmp_path):
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for part in tiny_model.iterdir():
+        if part.name != "consisti2v.json":
+            (bare / part.name).symlink_to(part)
+    recipe = plan("--model", bare)
+    expected = {"frames": 16, "fps": 8, "steps": 50, "guidance": 7.5, "layout_strength": 850, "layout_cutoff": 0.25}
+    assert {name: recipe[name] for name in expected} == expected
+
+
+def test_a_named_configuration_file(plan, tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text('[animate]\nlayout-strength = 700\nlayout_cutoff = 0.5\nframeinit = false\nsize = "64x32"\n')
+    recipe = plan("--config", file)
+    assert recipe["layout_strength"] == 700
+    assert recipe["layout_cutoff"] == 0.5
+    assert recipe["frameinit"] is False
+    assert (recipe["width"], recipe["height"]) == (64, 32)
+
+
+def test_formats_from_a_configuration_file(run, boat, tiny_model, config):
+    config('[animate]\nformat = "gif"\n')
+    planned = run("animate", boat, "moves left", "--model", tiny_model, "--dry-run", "--json")
+    assert json.loads(planned.stdout)["outputs"] == ["boat.gif"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[animate]\nstepz = 3\n", "stepz"),
+        ("[animat]\nsteps = 3\n", "animat"),
+        ("animate = 3\n", "[animate]"),
+        ("[animate\n", "TOML"),
+        ('[animate]\nsteps = "many"\n', "many"),
+        ("[animate]\nsteps = 0\n", "steps"),
+    ],
+)
+def test_wrong_configuration_files_are_wrong_requests(run, boat, config, text, message):
+    config(text)
+    shown = run("animate", boat, "moves left", "--dry-run")
+    assert shown.returncode == 2
+    assert message in shown.stderr
+    assert len(shown.stderr.splitlines()) <= 2
+
+
+def test_a_missing_configuration_file_that_was_named(run, boat):
+    shown = run("animate", boat, "moves left", "--config", "nowhere.toml")
+    assert shown.returncode == 2
+    assert "nowhere.toml" in shown.stderr
+
+
+def test_help_works_whatever_the_configuration_says(run, config):
+    config("[animate\n")
+    assert run("animate", "--help").returncode == 0
+
+
+def test_wrong_values_in_the_environment_name_the_option(run, boat):
+    shown = run("animate", boat, "moves left", env={"CONSISTI2V_ANIMATE_MOTION": "9"})
+    assert shown.returncode == 2
+    assert "--motion" in shown.stderr

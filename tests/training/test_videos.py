@@ -1,0 +1,157 @@
+"""Clips from real video files, made with ffmpeg for the purpose."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import torch
+
+from consisti2v_cli.errors import ConsistI2VError, RequestError
+from consisti2v_cli.training.data import open_clips
+from consisti2v_cli.training.videos import VideoClips
+
+FRAMES = 48
+
+
+def write_video(path: Path, frames: int = FRAMES, width: int = 96, height: int = 64) -> Path:
+    """A video whose frame n is a flat grey of brightness 20 + 4 n, so that a frame tells its number."""
+    levels = 20 + 4 * np.arange(frames)
+    raw = np.broadcast_to(levels[:, None, None, None], (frames, height, width, 3)).astype(np.uint8).tobytes()
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24"]
+    command += ["-s", f"{width}x{height}", "-r", "24", "-i", "-", "-c:v", "libx264", "-crf", "4", "-pix_fmt", "yuv420p"]
+    subprocess.run([*command, str(path)], input=raw, check=True)
+    return path
+
+
+def numbers(clips: torch.Tensor) -> torch.Tensor:
+    """Which frame each frame is, `b f`."""
+    return ((clips.mean(dim=(2, 3, 4)) + 1) * 127.5 - 20) / 4
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two good videos with captions, a broken one, one cut off in the middle, and one without a caption."""
+    path = tmp_path_factory.mktemp("videos")
+    write_video(path / "long.mp4")
+    write_video(path / "short.mp4", frames=7, width=64, height=80)
+    write_video(path / "silent.mp4", frames=5)
+    (path / "broken.mp4").write_bytes(b"this is not a video" * 100)
+    for name in ("long", "short", "broken"):
+        (path / f"{name}.txt").write_text(f"the {name} video\n")
+    return path
+
+
+def test_a_window_at_a_stride_is_drawn(folder: Path) -> None:
+    source = VideoClips(folder, size=32)
+    batch = source.draw(40, 4, torch.Generator().manual_seed(0))
+    assert batch.frames.shape == (40, 4, 3, 32, 32)
+    assert batch.frames.dtype == torch.float32
+    assert batch.frames.abs().max() <= 1
+    assert set(batch.captions) == {"the long video", "the short video"}
+    assert batch.motions == [""] * 40
+    found = numbers(batch.frames)
+    assert torch.allclose(found.diff(dim=1), batch.strides[:, None].float().expand(-1, 3), atol=0.4)
+    assert set(batch.strides.tolist()) == {1, 2, 3, 4, 5}
+    short = torch.tensor([caption == "the short video" for caption in batch.captions])
+    assert batch.strides[short].max() == 2  # 7 frames allow no more
+    starts = found[~short, 0].round()
+    assert len(starts.unique()) > 8
+    assert starts.max() > 20
+
+
+def test_the_very_last_and_first_frames_can_be_drawn(tmp_path: Path) -> None:
+    write_video(tmp_path / "one.mp4", frames=16)
+    (tmp_path / "one.txt").write_text("all of it")
+    batch = VideoClips(tmp_path, size=16).draw(6, 16, torch.Generator().manual_seed(0))
+    assert batch.strides.tolist() == [1] * 6
+    assert torch.allclose(numbers(batch.frames), torch.arange(16.0).expand(6, -1), atol=0.6)
+
+
+def test_the_same_generator_draws_the_same(folder: Path) -> None:
+    first, again = (VideoClips(folder, size=16).draw(6, 3, torch.Generator().manual_seed(5)) for _ in range(2))
+    assert torch.equal(first.frames, again.frames)
+    assert first.captions == again.captions
+    assert torch.equal(first.strides, again.strides)
+
+
+def test_what_cannot_be_read_is_named_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        source = VideoClips(folder, size=16)
+        source.draw(20, 2, torch.Generator().manual_seed(0))
+    assert set(source.unreadable) == {folder / "broken.mp4", folder / "silent.mp4"}
+    assert "silent.txt" in source.unreadable[folder / "silent.mp4"]
+    assert sum("broken.mp4" in record.getMessage() for record in caplog.records) == 1
+    assert "2 of 4 videos" in caplog.text
+
+
+def test_too_short_a_video_is_left_out_when_that_is_found(folder: Path) -> None:
+    source = VideoClips(folder, size=16)
+    assert set(source.draw(12, 10, torch.Generator().manual_seed(0)).captions) == {"the long video"}
+    assert "7 frames" in source.unreadable[folder / "short.mp4"]
+    # a run that starts again draws the same, though it knows by now
+    known = source.draw(12, 10, torch.Generator().manual_seed(0))
+    fresh = VideoClips(folder, size=16).draw(12, 10, torch.Generator().manual_seed(0))
+    assert torch.equal(known.frames, fresh.frames)
+    with pytest.raises(ConsistI2VError, match="100 frames"):
+        source.draw(1, 100, torch.Generator().manual_seed(0))
+
+
+def test_a_file_that_breaks_off_is_found_when_drawn(tmp_path: Path) -> None:
+    write_video(tmp_path / "good.mp4", frames=20)
+    noise = np.random.default_rng(0).integers(0, 255, (40, 64, 64, 3), dtype=np.uint8).tobytes()
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "64x64"]
+    cut = tmp_path / "cut.mp4"
+    command += ["-r", "24", "-i", "-", "-c:v", "libx264", "-pix_fmt", "yuv420p", "-movflags", "+faststart", str(cut)]
+    subprocess.run(command, input=noise, check=True)
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 3])
+    (tmp_path / "captions.csv").write_text("file,caption\ngood.mp4,good\ncut.mp4,cut\n")
+    source = VideoClips(tmp_path, size=16)
+    captions = source.draw(30, 16, torch.Generator().manual_seed(0)).captions
+    assert set(captions) == {"good"}
+    assert list(source.unreadable) == [cut]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_manifest_names_files_and_captions(folder: Path, tmp_path: Path, kind: str) -> None:
+    manifest = tmp_path / f"list.{kind}"
+    rows = [(folder / "long.mp4", 'it gets "bright", slowly'), (tmp_path / "gone.mp4", "missing")]
+    if kind == "csv":
+        text = "file,caption\n" + "".join('{},"{}"\n'.format(file, words.replace('"', '""')) for file, words in rows)
+    else:
+        text = "".join(json.dumps({"file": str(file), "caption": words}) + "\n\n" for file, words in rows)
+    manifest.write_text(text)
+    source = open_clips(str(manifest), size=16)
+    assert source.draw(2, 2, torch.Generator().manual_seed(0)).captions == ['it gets "bright", slowly'] * 2
+    assert isinstance(source, VideoClips)
+    assert source.unreadable == {tmp_path / "gone.mp4": "there is no such file"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "name,words\nx.mp4,y\n", "entry 1"),
+        ("a.jsonl", '{"file": "x.mp4", "caption": "y"}\n{"file"\n', "line 2"),
+        ("a.jsonl", '["x.mp4"]\n', "line 1"),
+        ("a.csv", "file,caption\n", "no video"),
+        ("a.csv", "file,caption\nx.mp4,y\n", "x.mp4: there is no such file"),
+    ],
+)
+def test_wrong_manifests_are_refused(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(RequestError, match=message):
+        open_clips(str(tmp_path / name), size=16)
+
+
+def test_missing_places_and_motions_for_videos_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="neither"):
+        open_clips(str(tmp_path / "nowhere"), size=16)
+    with pytest.raises(RequestError, match="no video"):
+        open_clips(str(tmp_path), size=16)
+    with pytest.raises(RequestError, match="synthetic"):
+        open_clips(str(folder), size=16, motions=["left"])
