@@ -7,8 +7,9 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,25 +34,9 @@ from consisti2v_cli.weights import ModelFolder, ModelSettings, choose, read_sett
 from consisti2v_cli.weights.devices import choose_device, choose_dtype
 from consisti2v_cli.weights.folder import vae_factor
 from consisti2v_cli.weights.load import DTYPES, Model, load_model
-from consisti2v_cli.weights.memory import weights_bytes, working_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-__all__ = [
-    "DECODING",
-    "LOADING",
-    "STEPS",
-    "Clip",
-    "Plan",
-    "animate",
-    "choose_device",
-    "choose_dtype",
-    "native_size",
-    "plan",
-    "render",
-    "resolve",
-]
 
 LOADING, STEPS, DECODING = "loading", "steps", "decoding"  # the stages that `on_event` hears of
 
@@ -182,9 +167,9 @@ def resolve(recipe: Recipe, image: Image, folder: ModelFolder) -> Recipe:
         RequestError: a value that cannot be rendered, an unreadable image.
         WeightsError: the model's settings are damaged.
     """
-    if (recipe.width is None) != (recipe.height is None):
-        raise RequestError("Width and height are given together or not at all.")
     width, height = recipe.width, recipe.height
+    if (width is None) != (height is None):
+        raise RequestError("Width and height are given together or not at all.")
     name = recipe.input_name or ("image" if isinstance(image, bytes) else Path(image).name)
     size = read_size(image, name=name)
     if width is None or height is None:
@@ -206,37 +191,6 @@ def resolve(recipe: Recipe, image: Image, folder: ModelFolder) -> Recipe:
     return recipe
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What would be made, and roughly what it takes."""
-
-    recipe: Recipe  # with everything resolved
-    folder: ModelFolder  # where the weights are
-    weights_bytes: int  # memory of the model
-    working_bytes: int  # memory beside it, at the peak: an estimate
-
-
-def plan(recipe: Recipe, image: Image, folder: ModelFolder | None = None) -> Plan:
-    """Resolve a recipe as `render` does, and estimate the memory from the headers of the weights; loads nothing.
-
-    Raises:
-        RequestError, WeightsError: as `render`, for what can be known beforehand.
-    """
-    folder = folder or require(recipe.model, recipe.revision)
-    recipe = resolve(recipe, image, folder)
-    width, height = _sides(recipe)
-    working = working_bytes(
-        folder,
-        width=width,
-        height=height,
-        frames=recipe.frames,
-        branches=_guide(recipe).branches,
-        dtype=recipe.dtype,
-        attention=recipe.attention,
-    )
-    return Plan(recipe, folder, weights_bytes(folder, recipe.dtype), working)
-
-
 def native_size(width: int, height: int, settings: ModelSettings) -> tuple[int, int]:
     """The model's native area in an image's aspect, sides rounded to 32 pixels, or to 16 for small models."""
     step = 32 if settings.native_size >= 256 else 16
@@ -251,9 +205,9 @@ def encode_text(model: Model, text: str, notice: OnNotice) -> Tensor:
     Text beyond the model's length is cut off, with a notice.
     """
     length = model.max_tokens
-    whole = model.tokenizer(text).input_ids
+    whole = model.tokenizer(text, verbose=False).input_ids
     if len(whole) > length:
-        lost = model.tokenizer.decode(whole[length - 1 : -1])
+        lost = shorten(model.tokenizer.decode(whole[length - 1 : -1]), 80, placeholder=" ...")
         notice(f"The model reads {length - 2} tokens of text; cut off: {lost}")
     tokens = model.tokenizer(text, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     hidden: Tensor = model.text_encoder(tokens.input_ids.to(model.device)).last_hidden_state
@@ -377,13 +331,8 @@ def _sides(recipe: Recipe) -> tuple[int, int]:
 
 
 def _versions() -> dict[str, str]:
-    found = {"consisti2v": consisti2v_cli.__version__}
-    for package in ("torch", "diffusers", "transformers"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    libraries = {package: version(package) for package in ("torch", "diffusers", "transformers")}
+    return {"consisti2v": consisti2v_cli.__version__, **libraries}
 
 
 def _sha256(image: Image) -> str:

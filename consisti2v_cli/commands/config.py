@@ -11,6 +11,8 @@ import click
 from consisti2v_cli.commands import COMMANDS
 from consisti2v_cli.errors import RequestError
 
+CONFIGURED = tuple(name for name in COMMANDS if name != "train")  # which has configurations of its own
+
 
 def read_defaults(file: Path | None, context: click.Context) -> dict[str, Any]:
     """The defaults that a configuration file sets for the command of this context, by parameter name.
@@ -26,8 +28,8 @@ def read_defaults(file: Path | None, context: click.Context) -> dict[str, Any]:
     if file is None and not path.is_file():
         return {}
     tables = _load(path)
-    if unknown := sorted(set(tables) - set(COMMANDS)):
-        raise RequestError(f"{path}: unknown table [{unknown[0]}]; possible: {', '.join(COMMANDS)}.")
+    if unknown := sorted(set(tables) - set(CONFIGURED)):
+        raise RequestError(f"{path}: unknown table [{unknown[0]}]; possible: {', '.join(CONFIGURED)}.")
     table = tables.get(context.info_name or "", {})
     if not isinstance(table, dict):
         raise RequestError(f"{path}: {context.info_name} is no table; write [{context.info_name}] above its options.")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 import click
 from rich.console import Console as RichConsole
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 Report = Callable[[str, int, int], None]  # stage, how much of it is done, how much there is
 
@@ -24,6 +26,8 @@ class Console:
     def __init__(self, *, quiet: bool, verbosity: int = 0) -> None:
         self.quiet = quiet
         self.verbosity = verbosity
+        if verbosity < 2:
+            _hush_libraries()
 
     def result(self, text: str) -> None:
         """One line on stdout."""
@@ -44,22 +48,34 @@ class Console:
         click.echo(f"Error: {text}", err=True)
 
     @contextmanager
-    def progress(self, label: str) -> Iterator[Report]:
-        """Show the progress of one thing: a bar that goes away, or lines where stderr is no terminal."""
+    def progress(self, label: str, *, of_bytes: bool = False) -> Iterator[Report]:
+        """Show the progress of one thing: a bar that goes away, or lines where stderr is no terminal.
+
+        Args:
+            label: what it is.
+            of_bytes: the numbers are bytes, and are shown as sizes.
+        """
         if self.quiet:
             yield _say_nothing
         elif not sys.stderr.isatty():
-            yield PlainLines(label, self.notice)
+            yield PlainLines(label, self.notice, of_bytes=of_bytes)
         else:
             with Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
-                MofNCompleteColumn(),
+                DownloadColumn() if of_bytes else MofNCompleteColumn(),
                 TimeRemainingColumn(),
                 console=RichConsole(stderr=True),
                 transient=True,
             ) as bars:
                 yield Bar(label, bars)
+
+
+def _hush_libraries() -> None:
+    """Keep warnings that libraries mean for programmers away from people: set before the libraries are imported."""
+    warnings.simplefilter("ignore")
+    for library in ("DIFFUSERS", "TRANSFORMERS"):
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
 
 
 def _say_nothing(stage: str, done: int, total: int) -> None:
@@ -87,9 +103,10 @@ class Bar:
 class PlainLines:
     """A line at the beginning of every stage, every few seconds of it, and at its end, with the time left."""
 
-    def __init__(self, label: str, say: Callable[[str], None]) -> None:
+    def __init__(self, label: str, say: Callable[[str], None], *, of_bytes: bool = False) -> None:
         self.label = label
         self.say = say
+        self.of_bytes = of_bytes
         self.stage = ""
         self.begun = self.said = 0.0
 
@@ -102,14 +119,10 @@ class PlainLines:
         if not begins and done < total and now - self.said < PLAIN_INTERVAL:
             return
         self.said = now
-        left = f", {_seconds_left(now - self.begun, done, total):.0f} s left" if 0 < done < total else ""
-        count = f" {done}/{total}{left}" if total > 1 else ""
-        if begins or count:
-            self.say(f"{self.label}: {stage}{count}")
-
-
-def _seconds_left(elapsed: float, done: int, total: int) -> float:
-    return elapsed / done * (total - done)
+        elapsed = now - self.begun
+        left = f", {elapsed / done * (total - done):.0f} s left" if elapsed and 0 < done < total else ""
+        count = f"{done / 1e6:.0f}/{total / 1e6:.0f} MB" if self.of_bytes else f"{done}/{total}"
+        self.say(f"{self.label}: {stage} {count}{left}")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ Examples:
 """
 
 
-@click.command("fetch-weights", epilog=EXAMPLES)
+@click.command("fetch-weights", epilog=EXAMPLES, short_help="Download a model into the cache.")
 @click.argument("model", default="consisti2v", metavar="[MODEL]")
 @option("--revision", metavar="NAME", default="main", help="Branch, tag or commit of a hub repository.")
 @talk_options
@@ -27,8 +27,12 @@ def fetch_weights(model: str, revision: str, quiet: bool, verbose: int) -> None:
     from consisti2v_cli.weights import fetch
 
     console = Console(quiet=quiet, verbosity=verbose)
-    with console.progress(model, unit="bytes") as report:
-        folder = fetch(model, revision=revision, on_progress=report, on_notice=console.notice)
+    with console.progress(model, of_bytes=True) as report:
+
+        def progress(file: str, done: int, total: int) -> None:
+            report("downloading", done, total)
+
+        folder = fetch(model, revision=revision, on_progress=progress, on_notice=console.notice)
     size = sum(file.stat().st_size for file in folder.path.rglob("*") if file.is_file())
     console.notice(f"{model} is here: {size / 1e9:.2f} GB.")
     console.result(str(folder.path))

@@ -99,6 +99,9 @@ output_options = together(
         default_text="off: the next free number is added",
         help="Overwrite existing files.",
     ),
+    option(
+        "--metadata/--no-metadata", default=True, help="Keep the recipe in the file: all that is needed to redo it."
+    ),
 )
 
 model_options = together(
@@ -173,14 +176,23 @@ machine_options = together(
     choice("attention", "How attention is computed."),
 )
 
+result_options = together(
+    option("--dry-run", is_flag=True, default_text="off", help="Print the plan and the memory it takes; load nothing."),
+    option("--json", "as_json", is_flag=True, default_text="off", help="Print a JSON object a line instead of paths."),
+)
+
 talk_options = together(
-    option(
-        "--dry-run", is_flag=True, default_text="off", help="Print the plan with the estimated memory; load nothing."
-    ),
-    option(
-        "--json", "as_json", is_flag=True, default_text="off", help="Print one JSON object a line instead of paths."
-    ),
     option("-q", "--quiet", is_flag=True, default_text="off", help="Say nothing but errors."),
+    option(
+        "--config",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        callback=_read_config,
+        is_eager=True,
+        expose_value=False,
+        default_text="config.toml in the user's configuration folder",
+        help="TOML file with defaults of options, in a table for each command.",
+    ),
     option(
         "-v",
         "--verbose",
@@ -190,19 +202,17 @@ talk_options = together(
         default_text="off",
         help="Say more; -vv: with the traceback of an error.",
     ),
-    option(
-        "--config",
-        type=click.Path(path_type=Path),
-        callback=_read_config,
-        is_eager=True,
-        expose_value=False,
-        default_text="config.toml in the user's configuration folder",
-        help="TOML file with defaults of options, in a table for each command.",
-    ),
 )
 
 making_options = together(
-    output_options, model_options, seed_options, picture_options, sampling_options, machine_options, talk_options
+    output_options,
+    model_options,
+    seed_options,
+    picture_options,
+    sampling_options,
+    machine_options,
+    result_options,
+    talk_options,
 )
 
 

@@ -19,18 +19,20 @@ STANDARD_OUTPUT = "-"
 class Outputs:
     """Hands out the output files of one run, no name twice."""
 
-    def __init__(self, output: str, formats: Sequence[str], *, overwrite: bool) -> None:
+    def __init__(self, output: str, formats: Sequence[str], *, overwrite: bool, metadata: bool = True) -> None:
         """
         Args:
             output: file, folder, template or `-`, as given with -o.
             formats: as given with -f; none: by the suffix of `output`.
             overwrite: existing files may be replaced; else the next free number is added.
+            metadata: the files carry their recipe.
 
         Raises:
             RequestError: unknown template field, unknown suffix, several formats to standard output.
         """
         self.to_stdout = output == STANDARD_OUTPUT
         self.overwrite = overwrite
+        self.metadata = metadata
         self._given: set[Path] = set()
         self._clips = 0
         if self.to_stdout:
@@ -42,6 +44,13 @@ class Outputs:
             output = os.path.join(output, "{name}")
         _check_fields(output)
         self.template, self.formats = _split_suffix(output, formats)
+
+    def check_use(self, clips: int, *, as_json: bool) -> None:
+        """Raise RequestError if standard output cannot take what is made."""
+        if self.to_stdout and clips > 1:
+            raise RequestError(f"-o - takes one clip, not {clips}; name a folder or a template.")
+        if self.to_stdout and as_json:
+            raise RequestError("-o - and --json both want standard output; leave one of them out.")
 
     def next_clip(self, recipe: Recipe, name: str) -> list[Path]:
         """The files for the next clip, one a format. `name` is the input's, without suffix."""
@@ -57,11 +66,27 @@ class Outputs:
 
     def _free(self, stem: str, format: str) -> Path:
         path, number = Path(f"{stem}.{format}"), 1
-        while path in self._given or (path.exists() and not self.overwrite and not self.to_stdout):
+        while self._taken(path):
             number += 1
             path = Path(f"{stem}-{number}.{format}")
         self._given.add(path)
+        if not self.to_stdout:
+            _check_writable(path)
         return path
+
+    def _taken(self, path: Path) -> bool:
+        if self.to_stdout:
+            return False
+        return path in self._given or path.is_dir() or (path.exists() and not self.overwrite)
+
+
+def _check_writable(path: Path) -> None:
+    """RequestError where the file could never be written, before anything is made for it."""
+    place = next(parent for parent in path.absolute().parents if parent.exists())
+    if not place.is_dir():
+        raise RequestError(f"{path} cannot be written: {place} is no folder.")
+    if not os.access(place, os.W_OK):
+        raise RequestError(f"{path} cannot be written: no permission in {place}.")
 
 
 def _check_fields(template: str) -> None:

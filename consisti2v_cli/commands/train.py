@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,6 @@ Examples:
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
     required=True,
-    default_text="required",
     help="Model folder. A training that was stopped there goes on from its last checkpoint.",
 )
 @option(
@@ -62,18 +62,25 @@ Examples:
     help="Precision of the computation; weights are kept in fp32.",
 )
 @option("--device", type=click.Choice(("auto", "cpu", "cuda", "mps")), default="auto", help="Where to train.")
-@click.option("--restart", is_flag=True, help="Forget earlier checkpoints of this part instead of going on.")
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+@option(
+    "--restart",
+    is_flag=True,
+    default_text="off: go on from the last checkpoint",
+    help="Forget earlier checkpoints of this part.",
+)
+@option("-q", "--quiet", is_flag=True, default_text="off", help="Say nothing but errors.")
 def train(part: str, config: str, output: Path, **options: Any) -> None:
     """Train a PART of a model: autoencoder, then text, then network.
 
     OUTPUT becomes a model folder for --model. Checkpoints, the log, the loss curve and pictures of samples are in
-    OUTPUT/training/PART. Needs the extra `train`; `accelerate launch -m consisti2v_cli train ...` uses several devices.
+    OUTPUT/training/PART. Needs the extra `train`.
+    Several devices: `torchrun --nproc-per-node 2 -m consisti2v_cli train ...`.
     """
     from consisti2v_cli.commands.console import Console
     from consisti2v_cli.training.run import run
 
-    console = Console(quiet=options.pop("quiet"))
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that train together
+    console = Console(quiet=options.pop("quiet") or not first)
 
     def tell(line: dict[str, Any]) -> None:
         figures = "  ".join(f"{key} {value:.4g}" for key, value in line.items() if key != "step")

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Source = Path | str | bytes  # a file, or a file's content
-Pixels = "NDArray[np.uint8]"
 
 _ORIENTATION = 0x0112  # EXIF
 _TURNED = (5, 6, 7, 8)  # orientations that swap width and height

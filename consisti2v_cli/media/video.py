@@ -134,11 +134,12 @@ def read_video(path: Path | str) -> tuple[NDArray[np.uint8], float]:
 
 def _write_mp4(path: Path, frames: Frames, fps: float, comment: str | None) -> None:
     """H.264 that every player shows: 4:2:0, BT.709 colours and tagged so, index in front."""
-    colour = "scale=in_range=full:out_range=tv:out_color_matrix=bt709:" + _SCALER + ",format=yuv420p"
-    tags = ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
+    convert = f"scale=in_range=full:out_range=tv:out_color_matrix=bt709:{_SCALER},format=yuv420p"
+    tags = "setparams=range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709"
     quality = ["-c:v", "libx264", "-preset", "medium", "-crf", str(CRF), "-threads", _THREADS]
     note = ["-metadata", f"comment={comment}"] if comment else []
-    _encode("mp4", ["-vf", colour, *quality, *tags, *_EXACT, *note, "-movflags", "+faststart"], path, frames, fps)
+    options = ["-vf", f"{convert},{tags}", *quality, *_EXACT, *note, "-movflags", "+faststart"]
+    _encode("mp4", options, path, frames, fps)
 
 
 def _write_gif(path: Path, frames: Frames, fps: float, comment: str | None) -> None:

@@ -13,10 +13,9 @@ TextKeysValues = tuple[KeysValues, ...]  # one pair for every cross-attention of
 
 
 def _math_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """The definition, spelled out: the slowest, for comparison."""
-    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
-    weights = scores.float().softmax(-1).to(value.dtype)
-    return torch.matmul(weights, value)
+    """The definition, spelled out: takes most memory, yet trains fastest on a CPU, where sequences are short."""
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    return torch.matmul(scores.softmax(-1), value)
 
 
 def _xformers_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

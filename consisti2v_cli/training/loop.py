@@ -157,17 +157,9 @@ def train(
 ) -> Outcome:
     """Train a part to its last step, or go on where an earlier run of it stopped.
 
-    Args:
-        part: what learns, and from what.
-        settings: how.
-        folder: of this training's checkpoints, log and pictures.
-        accelerator: from accelerate; the device and the processes.
-        minutes: stop after so many, with a checkpoint.
-        on_log: called with every line of the log.
-
-    Raises:
-        RequestError: the checkpoint found does not fit the part.
-        ConsistI2VError: the loss was not finite; the last checkpoint stays.
+    Checkpoints, log and pictures are in `folder`; after so many `minutes` it stops with a checkpoint; `on_log` gets
+    every line of the log. Raises RequestError when the checkpoint found there does not fit the part, and
+    ConsistI2VError when the loss is not finite (the last checkpoint stays).
     """
     records = Records(folder)
     model, state = _prepare(part, settings, accelerator, records)
@@ -182,7 +174,9 @@ def train(
             last = state.step == settings.steps or reason != "finished"
             sampling, saving = last or due(state, settings.sample_every), last or due(state, settings.save_every)
             if sampling or saving or due(state, settings.log_every):
-                on_log(watch.log(part, sampling))
+                line = watch.log(part, sampling)
+                if accelerator.is_main_process:
+                    on_log(line)
             if saving:
                 if accelerator.is_main_process:
                     records.save(state.step, state.to_dict())

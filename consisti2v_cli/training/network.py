@@ -97,6 +97,7 @@ class NetworkPart:
         text_encoder = load_part(folder, "text_encoder").requires_grad_(settings.joint_text)
         unet = load_part(start, "unet").requires_grad_(True) if start else _fresh(settings)
         unet.gradient_checkpointing = settings.checkpointing
+        unet.set_attention("math" if device.type == "cpu" else "sdpa")  # sdpa's backward pass is slow on the CPU
         self.module = TextToNoise(unet, text_encoder)
         self.levels = alphas_cumprod().to(device)
         self.photos = self._first_frames() if validation is None else validation

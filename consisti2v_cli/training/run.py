@@ -56,7 +56,7 @@ def run(
     """
     file = read_file(config)
     settings = _override(getattr(file, part), overrides)
-    accelerator = _accelerator(device)
+    accelerator = _accelerator(device, resting=getattr(settings, "encoder_from", 0) > 0)
     folder = output / "training" / part
     if restart and accelerator.is_main_process:
         shutil.rmtree(folder, ignore_errors=True)
@@ -74,14 +74,14 @@ def _override(settings: LoopSettings, overrides: dict[str, Any]) -> LoopSettings
     return dataclasses.replace(settings, **given)
 
 
-def _accelerator(device: str) -> Accelerator:
+def _accelerator(device: str, *, resting: bool) -> Accelerator:
+    """The device and the processes; `resting` says that some weights may have no gradient at some steps."""
     try:
         from accelerate import Accelerator
         from accelerate.utils import DistributedDataParallelKwargs
     except ImportError as error:
         raise RequestError("Training needs accelerate: pip install 'consisti2v-cli[train]'") from error
-    # the autoencoder's encoder may rest for a while, which processes that share gradients must expect
-    handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)]
+    handlers = [DistributedDataParallelKwargs(find_unused_parameters=resting)]
     accelerator = Accelerator(cpu=device == "cpu", kwargs_handlers=handlers)
     if device not in ("auto", accelerator.device.type):
         raise RequestError(f"device {device} is not there; training would run on {accelerator.device.type}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,12 +37,12 @@ def convert_part(place: Path, part: str, bins: Sequence[str]) -> list[str]:
     stem = STEMS[part]
     if len(bins) == 1:
         target = f"{stem}.safetensors"
-        _save(read_tensors(place / bins[0]), place / target)
+        _convert_file(place / bins[0], place / target)
         return [target]
     index, *shards = bins
     renamed = {shard: f"{stem}{shard[len(BIN_STEMS[part]) :].removesuffix('.bin')}.safetensors" for shard in shards}
     for shard, target in renamed.items():
-        _save(read_tensors(place / shard), place / target)
+        _convert_file(place / shard, place / target)
     content = read_json(place / index)
     content["weight_map"] = {name: renamed[shard] for name, shard in content["weight_map"].items()}
     target = f"{stem}.safetensors.index.json"
@@ -64,12 +65,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return dict(content)
 
 
-def _save(tensors: dict[str, Tensor], path: Path) -> None:
+def _convert_file(source: Path, path: Path) -> None:
     """Write safetensors under a temporary name first, so that a half-written file is never taken for a whole one."""
+    tensors = read_tensors(source)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         own = {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
         save_file(own, temporary, metadata={"format": "pt"})
+        shutil.copymode(source, temporary)  # safetensors writes for the owner alone
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -86,9 +86,10 @@ def pick_weights(names: Iterable[str], part: str, kind: str = "safetensors") -> 
     `kind` is `safetensors` or `bin`. Empty where there are none.
     """
     stem = (STEMS if kind == "safetensors" else BIN_STEMS)[part]
+    names = sorted(names)
     candidates = {}
     others = []
-    for name in sorted(names):
+    for name in names:
         index = _INDEX.search(name)
         if not name.endswith(f".{kind}") and (index is None or index[1] != kind):
             continue
@@ -103,7 +104,7 @@ def pick_weights(names: Iterable[str], part: str, kind: str = "safetensors") -> 
     if not best[1]:
         return [best[2]]
     shards = [n for n in names if _SHARD.search(n) and n.endswith(kind) and _variant(n, stem) == candidates[best]]
-    return [best[2], *sorted(shards)]
+    return [best[2], *shards]
 
 
 def _variant(name: str, stem: str) -> str | None:

@@ -217,7 +217,8 @@ def _names(place: Path) -> Sequence[str]:
 
 
 def _fetch_command(model: str, revision: str | None) -> str:
-    return f"consisti2v fetch-weights {model}" + (f" --revision {revision}" if revision else "")
+    other = revision not in (None, DEFAULT_REVISION)
+    return f"consisti2v fetch-weights {model}" + (f" --revision {revision}" if other else "")
 
 
 def _first_line(error: BaseException) -> str:

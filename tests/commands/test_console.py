@@ -1,0 +1,91 @@
+"""Progress in plain lines, and interrupts that wait for the running step."""
+
+import signal
+import warnings
+
+import pytest
+
+from consisti2v_cli.commands import console
+from consisti2v_cli.commands.console import Console, PlainLines, interrupts_held
+
+
+@pytest.fixture(autouse=True)
+def _own_warnings():
+    """A console silences warnings: not for the tests that follow."""
+    with warnings.catch_warnings():
+        yield
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that pass only when they are set."""
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_plain_lines_come_at_the_beginning_now_and_then_and_at_the_end(clock):
+    lines = []
+    report = PlainLines("boat.jpg", lines.append)
+    for done in range(11):
+        clock[0] = 2.0 * done
+        report("steps", done, 10)
+    report("decoding", 0, 4)
+    assert lines == [
+        "boat.jpg: steps 0/10",
+        "boat.jpg: steps 3/10, 14 s left",
+        "boat.jpg: steps 6/10, 8 s left",
+        "boat.jpg: steps 9/10, 2 s left",
+        "boat.jpg: steps 10/10",
+        "boat.jpg: decoding 0/4",
+    ]
+
+
+def test_bytes_are_shown_as_sizes(clock):
+    lines = []
+    PlainLines("model", lines.append, of_bytes=True)("downloading", 25_000_000, 100_000_000)
+    assert lines == ["model: downloading 25/100 MB"]
+
+
+def test_quiet_says_nothing(capsys):
+    quiet = Console(quiet=True, verbosity=1)
+    quiet.notice("notice")
+    quiet.detail("detail")
+    with quiet.progress("boat.jpg") as report:
+        report("steps", 1, 2)
+    quiet.error("wrong")
+    assert capsys.readouterr() == ("", "Error: wrong\n")
+
+
+def test_details_need_v(capsys):
+    Console(quiet=False).detail("detail")
+    assert capsys.readouterr().err == ""
+    Console(quiet=False, verbosity=1).detail("detail")
+    assert capsys.readouterr().err == "detail\n"
+
+
+def interrupt(times):
+    """Interrupt a step so many times; returns how far it came."""
+    reached = []
+    try:
+        with interrupts_held() as release:
+            release()
+            for _ in range(times):
+                signal.raise_signal(signal.SIGINT)
+                reached.append("went on")
+            reached.append("step ended")
+            release()
+            reached.append("next step")
+    except KeyboardInterrupt:
+        reached.append("interrupted")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    return reached
+
+
+def test_the_first_interrupt_waits_for_the_end_of_the_step():
+    assert interrupt(0) == ["step ended", "next step"]
+    assert interrupt(1) == ["went on", "step ended", "interrupted"]
+
+
+def test_the_second_interrupt_acts_at_once():
+    assert interrupt(2) == ["went on", "interrupted"]

@@ -1,0 +1,167 @@
+"""Every kind of photo becomes upright 8-bit RGB; what is no photo is a message that names it."""
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from consisti2v_cli.errors import RequestError
+from consisti2v_cli.media.image import fit_image, read_image, read_size
+
+
+def gradient(width, height):
+    """Red grows to the right, green downwards: `height width 3`."""
+    x = np.linspace(0, 255, width)[None, :].repeat(height, 0)
+    y = np.linspace(0, 255, height)[:, None].repeat(width, 1)
+    return np.stack([x, y, (x + y) / 2], axis=-1).round().astype(np.uint8)
+
+
+# How each EXIF orientation must be turned to stand upright, as numpy operations.
+UPRIGHT = {
+    1: lambda stored: stored,
+    2: lambda stored: stored[:, ::-1],
+    3: lambda stored: stored[::-1, ::-1],
+    4: lambda stored: stored[::-1],
+    5: lambda stored: stored.swapaxes(0, 1),
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: stored[::-1, ::-1].swapaxes(0, 1),
+    8: lambda stored: np.rot90(stored, 1),
+}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_exif_rotation_is_honoured(photo, orientation):
+    path = photo("turned.jpg", size=(96, 64), orientation=orientation, quality=95, subsampling=0)
+    expected = UPRIGHT[orientation](gradient(96, 64)).astype(int)
+    pixels = read_image(path)
+    assert pixels.shape == expected.shape
+    assert np.abs(pixels - expected).mean() < 3
+    assert read_size(path) == (pixels.shape[1], pixels.shape[0])
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "avif", "tiff", "bmp", "gif"])
+def test_every_format_is_read(photo, suffix):
+    pixels = read_image(photo(f"photo.{suffix}"))
+    assert pixels.shape == (64, 96, 3)
+    assert pixels.dtype == np.uint8
+    assert np.abs(pixels - gradient(96, 64).astype(int)).mean() < 12
+
+
+@pytest.mark.parametrize(("name", "mode"), [("p.png", "P"), ("l.png", "L"), ("cmyk.jpg", "CMYK"), ("one.png", "1")])
+def test_every_mode_becomes_rgb(photo, name, mode):
+    pixels = read_image(photo(name, mode=mode)).astype(int)
+    expected = np.asarray(Image.fromarray(gradient(96, 64)).convert(mode).convert("RGB")).astype(int)
+    assert np.abs(pixels - expected).mean() < 6
+
+
+def test_alpha_is_laid_over_the_background(tmp_path):
+    rgba = np.zeros((4, 4, 4), np.uint8)
+    rgba[:, :2] = (255, 0, 0, 255)
+    rgba[:, 2] = (0, 0, 255, 51)  # a fifth
+    Image.fromarray(rgba).save(tmp_path / "layer.png")
+    white, black = (read_image(tmp_path / "layer.png", background=colour) for colour in ("white", "#000000"))
+    assert white[0].tolist() == [[255, 0, 0], [255, 0, 0], [204, 204, 255], [255, 255, 255]]
+    assert black[0].tolist() == [[255, 0, 0], [255, 0, 0], [0, 0, 51], [0, 0, 0]]
+
+
+def test_transparency_of_a_palette(tmp_path):
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putpixel((1, 0), 1)
+    image.save(tmp_path / "key.png", transparency=0)
+    assert read_image(tmp_path / "key.png", background="#010203")[0].tolist() == [[1, 2, 3], [200, 100, 50]]
+
+
+def test_16_bits_keep_their_scale(tmp_path):
+    levels = np.array([[0, 257, 32896, 65535]], np.uint16)
+    Image.fromarray(levels).save(tmp_path / "deep.png")
+    assert read_image(tmp_path / "deep.png")[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_a_dark_16_bit_image_stays_dark(tmp_path):
+    Image.fromarray(np.full((2, 2), 200, np.uint16)).save(tmp_path / "dark.tiff")
+    assert read_image(tmp_path / "dark.tiff").max() == 1
+
+
+def test_float_samples(tmp_path):
+    Image.fromarray(np.array([[0.0, 0.5, 1.0]], np.float32)).save(tmp_path / "float.tiff")
+    assert read_image(tmp_path / "float.tiff")[0, :, 0].tolist() == [0, 128, 255]
+
+
+def test_first_frame_of_an_animation(tmp_path):
+    red, blue = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
+    red.save(tmp_path / "two.gif", save_all=True, append_images=[blue])
+    assert read_image(tmp_path / "two.gif")[0, 0].tolist() == [255, 0, 0]
+
+
+def test_colour_profiles(tmp_path):
+    """sRGB to sRGB changes nothing, and a useless profile is ignored."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    image = Image.fromarray(gradient(16, 16))
+    image.save(tmp_path / "srgb.png", icc_profile=srgb)
+    image.save(tmp_path / "broken.png", icc_profile=b"no profile")
+    assert np.abs(read_image(tmp_path / "srgb.png").astype(int) - gradient(16, 16)).max() <= 1
+    assert (read_image(tmp_path / "broken.png") == gradient(16, 16)).all()
+
+
+def test_content_instead_of_a_file(photo):
+    path = photo("photo.png")
+    assert (read_image(path.read_bytes()) == read_image(path)).all()
+
+
+@pytest.mark.parametrize("cut", [0, 1, 30, 400])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "gif", "tiff"])
+def test_truncated_files_are_refused_by_name(photo, suffix, cut):
+    path = photo(f"cut.{suffix}", size=(200, 150))
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(RequestError, match=f"cut.{suffix}"):
+        read_image(path)
+
+
+def test_what_is_no_image_is_refused_by_name(tmp_path):
+    (tmp_path / "letter.jpg").write_text("Dear Sir or Madam")
+    with pytest.raises(RequestError, match=r"letter\.jpg is no image"):
+        read_image(tmp_path / "letter.jpg")
+    with pytest.raises(RequestError, match=r"no image absent\.png"):
+        read_image(tmp_path / "absent.png")
+    with pytest.raises(RequestError, match="folder"):
+        read_image(tmp_path, name="folder")
+    with pytest.raises(RequestError, match="stdin"):
+        read_image(b"", name="stdin")
+
+
+def test_decompression_bombs_are_refused(photo, monkeypatch):
+    path = photo("bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(RequestError, match=r"bomb\.png has too many pixels"):
+        read_image(path)
+
+
+def test_unknown_colour(photo):
+    with pytest.raises(RequestError, match="blurple"):
+        read_image(photo(), background="blurple")
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+@pytest.mark.parametrize("size", [(64, 64), (128, 32), (33, 200), (8, 8)])
+def test_the_size_is_exact(fit, size):
+    assert fit_image(gradient(96, 64), *size, fit).shape == (size[1], size[0], 3)
+
+
+def test_crop_keeps_the_middle():
+    wide = gradient(300, 100)
+    square = fit_image(wide, 100, 100)
+    assert np.abs(square.astype(int) - wide[:, 100:200]).max() <= 1
+
+
+def test_pad_shows_everything_on_the_background():
+    padded = fit_image(np.full((50, 100, 3), 200, np.uint8), 100, 100, "pad", background="black")
+    assert (padded[:25] == 0).all()
+    assert (padded[25:75] == 200).all()
+    assert (padded[75:] == 0).all()
+
+
+def test_reducing_does_not_alias():
+    stripes = np.zeros((512, 512, 3), np.uint8)
+    stripes[:, ::2] = 255  # finer than the result can show: must become even grey
+    small = fit_image(stripes, 100, 100).astype(int)
+    assert np.abs(small - 127.5).max() < 12

@@ -1,0 +1,200 @@
+"""Files become modules strictly; whatever does not fit is named."""
+
+import json
+import re
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from consisti2v_cli.errors import RequestError, WeightsError
+from consisti2v_cli.model import rotary_frequencies
+from consisti2v_cli.weights.load import load_model, load_part
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
+VAE = "vae/diffusion_pytorch_model.safetensors"
+TEXT = "text_encoder/model.safetensors"
+
+
+def change(path, edit):
+    tensors = load_file(path)
+    edit(tensors)
+    save_file(tensors, path)
+
+
+def test_all_parts_hold_what_the_files_hold(tiny_model):
+    model = load_model(tiny_model)
+    for file, module in ((UNET, model.unet), (VAE, model.vae), (TEXT, model.text_encoder)):
+        stored = load_file(tiny_model / file)
+        held = module.state_dict()
+        assert held.keys() == stored.keys()
+        assert all(torch.equal(held[name], stored[name]) for name in stored)
+        assert not module.training
+        assert not any(parameter.requires_grad for parameter in module.parameters())
+        assert not any(tensor.is_meta for tensor in [*module.parameters(), *module.buffers()])
+    assert model.max_tokens == 16
+    assert model.settings.native_size == 64
+    assert model.scheduler_config is None
+
+
+def test_the_text_encoder_computes_what_the_library_computes(tiny_model):
+    from transformers import CLIPTextModel
+
+    tokens = torch.tensor([[520, 513, 521, 521]])
+    theirs = CLIPTextModel.from_pretrained(tiny_model / "text_encoder").eval()(tokens).last_hidden_state
+    ours = load_part(tiny_model, "text_encoder")(tokens).last_hidden_state
+    assert torch.equal(ours, theirs)
+
+
+def test_half_precision_is_for_network_and_text_only(tiny_model):
+    model = load_model(tiny_model, dtype="bf16")
+    assert {parameter.dtype for parameter in model.text_encoder.parameters()} == {torch.bfloat16}
+    assert {parameter.dtype for parameter in model.unet.parameters()} == {torch.bfloat16}
+    assert {parameter.dtype for parameter in model.vae.parameters()} == {torch.float32}
+    rotary = {name: value for name, value in model.unet.state_dict().items() if name.endswith("rotary_emb.freqs")}
+    assert rotary
+    assert {value.dtype for value in rotary.values()} == {torch.float32}
+
+
+def test_a_half_precision_file_gives_exact_rotary_frequencies(model_copy):
+    path = model_copy / UNET
+    tensors = {name: value.half() for name, value in load_file(path).items()}
+    path.unlink()
+    save_file(tensors, path.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    held = load_part(model_copy, "unet").state_dict()
+    assert held["conv_in.weight"].dtype == torch.float32
+    for name, value in held.items():
+        if name.endswith("rotary_emb.freqs"):
+            assert torch.equal(value, rotary_frequencies(4 * value.numel()))
+
+
+def test_sharded_weights(model_copy, tiny_model):
+    path = model_copy / UNET
+    tensors = load_file(path)
+    path.unlink()
+    names = sorted(tensors)
+    weight_map = {}
+    for number in (1, 2):
+        shard = f"diffusion_pytorch_model-{number:05}-of-00002.safetensors"
+        half = names[number - 1 :: 2]
+        save_file({name: tensors[name] for name in half}, model_copy / "unet" / shard)
+        weight_map |= dict.fromkeys(half, shard)
+    index = {"metadata": {}, "weight_map": weight_map}
+    (model_copy / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    held = load_part(model_copy, "unet").state_dict()
+    assert all(torch.equal(held[name], value) for name, value in load_file(tiny_model / UNET).items())
+    (model_copy / "unet" / "diffusion_pytorch_model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(WeightsError, match="unet"):
+        load_model(model_copy)
+
+
+def test_a_training_checkpoint_with_its_prefix_and_unused_tensors(model_copy, tiny_model):
+    def edit(tensors):
+        for name in list(tensors):
+            tensors[f"module.{name}"] = tensors.pop(name)
+        layer = "module.down_blocks.0.tempo_attns.0.transformer_blocks.0.attn1"
+        tensors[f"{layer}.rotary_bias.relative_attention_bias.weight"] = torch.ones(32, 8)
+        tensors["module.down_blocks.0.conv3ds.0.time_emb_proj.weight"] = torch.ones(2, 2)
+
+    change(model_copy / UNET, edit)
+    held = load_part(model_copy, "unet").state_dict()
+    stored = load_file(tiny_model / UNET)
+    assert held.keys() == stored.keys()
+    assert all(torch.equal(held[name], stored[name]) for name in stored)
+
+
+def test_names_of_older_libraries(model_copy, tiny_model):
+    """Stable Diffusion's files: the autoencoder's old attention names, the text encoder's prefix and its counter."""
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+    def edit_vae(tensors):
+        for name in list(tensors):
+            match = re.search(r"\.attentions\.0\.(to_q|to_k|to_v|to_out\.0)\.", name)
+            if match:
+                tensors[name.replace(match[1], old[match[1]])] = tensors.pop(name)
+
+    def edit_text(tensors):
+        for name in list(tensors):
+            tensors["text_model." + name.removeprefix("text_model.")] = tensors.pop(name)
+        tensors["text_model.embeddings.position_ids"] = torch.arange(16)[None]
+
+    change(model_copy / VAE, edit_vae)
+    change(model_copy / TEXT, edit_text)
+    old_model, new_model = load_model(model_copy), load_model(tiny_model)
+    for part in ("vae", "text_encoder"):
+        held, expected = (getattr(model, part).state_dict() for model in (old_model, new_model))
+        assert all(torch.equal(held[name], value) for name, value in expected.items())
+
+
+TENSOR_OF = {
+    UNET: "mid_block.resnets.0.conv1.weight",
+    VAE: "decoder.conv_in.weight",
+    TEXT: "encoder.layers.1.mlp.fc1.bias",
+}
+
+
+@pytest.mark.parametrize("file", TENSOR_OF)
+def test_tensors_that_do_not_fit_are_named(model_copy, tiny_model, file):
+    part, name = file.partition("/")[0], TENSOR_OF[file]
+    stored = next(stored for stored in load_file(tiny_model / file) if stored.endswith(name))
+    shape = list(load_file(tiny_model / file)[stored].shape)
+
+    def misshape(tensors):
+        tensors[stored] = torch.zeros(3, 5)
+
+    def remove(tensors):
+        del tensors[stored]
+
+    def add(tensors):
+        tensors["a.stranger"] = torch.zeros(1)
+
+    for edit, message in (
+        (misshape, rf"{name} \[3, 5\] instead of {re.escape(str(shape))}"),
+        (remove, f"lacks .*{name}"),
+        (add, r"a\.stranger"),
+    ):
+        change(model_copy / file, edit)
+        with pytest.raises(WeightsError, match=message) as error:
+            load_part(model_copy, part)
+        assert part in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_many_missing_tensors_are_counted(model_copy):
+    change(model_copy / UNET, lambda tensors: [tensors.pop(name) for name in list(tensors)[5:]])
+    with pytest.raises(WeightsError, match=r"and \d+ more"):
+        load_part(model_copy, "unet")
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 100, b"\x08\x00\x00\x00\x00\x00\x00\x00{}      "])
+def test_damaged_files_are_named(model_copy, content):
+    (model_copy / VAE).write_bytes(content)
+    with pytest.raises(WeightsError, match="vae"):
+        load_part(model_copy, "vae")
+
+
+def test_a_truncated_file_is_named(model_copy):
+    path = model_copy / UNET
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(WeightsError, match="unet/diffusion_pytorch_model"):
+        load_part(model_copy, "unet")
+
+
+def test_unsupported_configurations_are_refused(model_copy):
+    path = model_copy / "unet" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"act_fn": "gelu"}))
+    with pytest.raises(WeightsError, match="act_fn"):
+        load_part(model_copy, "unet")
+
+
+def test_the_schedule_of_the_folder_is_used(model_copy):
+    (model_copy / "scheduler").mkdir()
+    (model_copy / "scheduler" / "scheduler_config.json").write_text('{"prediction_type": "v_prediction"}')
+    assert load_model(model_copy).scheduler_config == {"prediction_type": "v_prediction"}
+
+
+def test_impossible_requests(tiny_model):
+    with pytest.raises(RequestError, match="sdpa"):
+        load_model(tiny_model, attention="quantum")
+    with pytest.raises(RequestError, match="fp16"):
+        load_model(tiny_model, dtype="fp8")
