@@ -1,0 +1,49 @@
+"""Put a trained model into the package, in half precision: `python tests/benchmarks/bundle_model.py MODEL_FOLDER`.
+
+Takes what rendering reads (not the training's checkpoints) into `consisti2v_cli/weights/bundled/`, and prints sizes.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from consisti2v_cli.weights.load import load_model
+from consisti2v_cli.weights.registry import BUNDLED
+
+PARTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
+
+
+def bundle(model: Path, target: Path) -> None:
+    """Copy a model folder, its floating-point tensors as float16."""
+    shutil.rmtree(target, ignore_errors=True)
+    for part in PARTS:
+        (target / part).mkdir(parents=True)
+        for source in sorted((model / part).iterdir()):
+            place = target / part / source.name
+            if source.suffix == ".safetensors":
+                half = {
+                    name: t.to(torch.float16) if t.is_floating_point() else t for name, t in load_file(source).items()
+                }
+                save_file(half, place, metadata={"format": "pt"})
+            else:
+                shutil.copyfile(source, place)
+            place.chmod(0o644)
+    shutil.copyfile(model / "consisti2v.json", target / "consisti2v.json")
+    load_model(target)
+
+
+def main() -> None:
+    bundle(Path(sys.argv[1]), BUNDLED)
+    files = sorted(file for file in BUNDLED.rglob("*") if file.is_file())
+    for file in files:
+        print(f"{file.stat().st_size:>10,}  {file.relative_to(BUNDLED)}")
+    print(f"{sum(file.stat().st_size for file in files):>10,}  in all")
+
+
+if __name__ == "__main__":
+    main()
