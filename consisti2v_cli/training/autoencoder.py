@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
@@ -118,6 +119,8 @@ class AutoencoderPart:
     def save(self) -> None:
         """Write `vae/`, the latents' mean and deviation folded in."""
         vae = copy.deepcopy(self.module.vae)
+        if self.settings.latent_noise is not None:
+            fix_deviation(vae, self.settings.latent_noise)
         fold_statistics(vae, *self._statistics())
         vae.register_to_config(scaling_factor=1.0)
         with publishing(self.folder / "vae") as folder:
@@ -143,6 +146,17 @@ def _tiles(pictures: Tensor, side: int) -> Tensor:
     """`b c h w` cut into squares, `(b rows columns) c side side`."""
     squares = pictures.unfold(2, side, side).unfold(3, side, side)
     return squares.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+
+
+@torch.no_grad()
+def fix_deviation(vae: AutoencoderKL, deviation: float) -> None:
+    """Make the encoder say the same deviation everywhere: that of the noise the decoder was trained with.
+
+    Without it the log variance is what no loss has looked at, and drawing from the posterior would spoil the picture.
+    """
+    channels = vae.config.latent_channels
+    vae.quant_conv.weight[channels:] = 0
+    vae.quant_conv.bias[channels:] = 2 * math.log(deviation)
 
 
 @torch.no_grad()

@@ -180,7 +180,7 @@ class SyntheticClips:
             low, high = BRIGHTEN if MOTIONS[plan.motions[row]].sign > 0 else DARKEN
             full = math.log(low + (high - low) * float(plan.draws[row, SPEED]))
             factor = (_ease(plan, time)[row] * full).exp().to(clips.device)[:, None, None, None]
-            clips[row] = 1 - (1 - clips[row]) ** factor if full > 0 else clips[row] * factor
+            clips[row] = 1 - (1 - clips[row]).clamp(min=0) ** factor if full > 0 else clips[row] * factor
 
     def _cutouts(self, clips: Tensor, plan: _Plan, time: Tensor) -> None:
         """Lay a soft-edged piece of a second photo over the still background and move it."""
