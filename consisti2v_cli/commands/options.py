@@ -120,7 +120,7 @@ picture_options = together(
         type=size,
         metavar="WxH",
         default=None,
-        default_text="the model's area in the image's aspect, sides rounded to 32",
+        default_text="the model's area in the image's aspect, sides rounded to 32; 16 for small models",
         help="Width and height in pixels, multiples of 8.",
     ),
     number("frames", "Frames of the clip, the image included."),
