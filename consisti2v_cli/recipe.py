@@ -23,7 +23,7 @@ RANGES: dict[str, tuple[float, float]] = {  # lowest and highest possible value,
     "guidance": (0, 100),
     "image_guidance": (0, 100),
     "guidance_rescale": (0, 1),
-    "steps": (1, 1000),
+    "steps": (1, 500),  # more would be one timestep apart: they begin too low or, at 1000, past the end
     "layout_strength": (0, 999),
     "layout_cutoff": (0, 2),
     "noise_correlation": (0, 100),

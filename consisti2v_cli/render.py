@@ -26,7 +26,7 @@ from consisti2v_cli.diffusion import (
     make_scheduler,
     sample,
 )
-from consisti2v_cli.errors import ConsistI2VError, RequestError
+from consisti2v_cli.errors import ConsistI2VError, RequestError, lacks_memory
 from consisti2v_cli.media.image import fit_image, parse_colour, read_image, read_size
 from consisti2v_cli.media.video import encode_video, write_video
 from consisti2v_cli.recipe import Recipe, check, to_json
@@ -62,7 +62,8 @@ class Clip:
         """Write the clip, by default in the format of the path's suffix, with its recipe inside.
 
         Raises:
-            RequestError: unknown format, or the file exists and `overwrite` is not set.
+            RequestError: unknown format.
+            TakenError: the file exists and `overwrite` is not set.
         """
         comment = to_json(self.recipe) if metadata else None
         return write_video(path, self.frames, self.recipe.fps, format=format, comment=comment, overwrite=overwrite)
@@ -353,10 +354,14 @@ def _steady() -> Iterator[None]:
 def _memory_in_words(recipe: Recipe) -> Iterator[None]:
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    except (RuntimeError, MemoryError) as error:
+        if not lacks_memory(error):
+            raise
+        half = "bf16" if recipe.device == "cpu" else "fp16"  # CPUs gain nothing from fp16
+        advice = f"a smaller --size, fewer --frames, or --dtype {half}"
         raise ConsistI2VError(
             f"Not enough memory on {recipe.device} for {recipe.frames} frames of {recipe.width}x{recipe.height}; "
-            "try a smaller --size, fewer --frames, or --dtype fp16."
+            f"try {advice if recipe.dtype == 'fp32' else 'a smaller --size or fewer --frames'}."
         ) from error
 
 

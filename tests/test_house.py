@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "consisti2v_cli"
+CODE = (".py", ".pyc")
 TOP = {"consisti2v_cli", "tests", "completions", "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE"}
 
 
@@ -72,8 +73,8 @@ def test_the_package_carries_its_data():
         installed = files("consisti2v-cli") or []
     except PackageNotFoundError:
         pytest.skip("the package is not installed")
-    data = {str(path) for path in installed if path.suffix in (".toml", ".safetensors")}
-    if not any(path.parts[0] == "consisti2v_cli" for path in installed):
+    data = {path.as_posix() for path in installed if path.parts[0] == PACKAGE.name and path.suffix not in CODE}
+    if not any(path.parts[0] == PACKAGE.name for path in installed):
         pytest.skip("the package is installed from its sources")
-    ours = {str(path.relative_to(ROOT)) for suffix in ("toml", "safetensors") for path in PACKAGE.rglob(f"*.{suffix}")}
-    assert data == ours
+    ours = [path.relative_to(ROOT) for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in CODE]
+    assert data == {path.as_posix() for path in ours}

@@ -242,6 +242,35 @@ def test_numbers_that_are_not_finite_are_no_clip(recipe, image, tiny_model, part
         render(recipe, image, model=model)
 
 
+def test_too_little_memory_is_said_with_advice(recipe, image, model):
+    def allocate(stage, done, total):
+        torch.empty(2**50, dtype=torch.uint8)
+
+    with pytest.raises(ConsistI2VError, match=r"memory on cpu for 4 frames of 80x48; .*--size.*--dtype bf16") as caught:
+        render(recipe, image, model=model, on_event=allocate)
+    assert "fp16" not in str(caught.value)
+    assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 17.99 GB)"), True),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 68719476736 bytes."), True),
+        (RuntimeError("expected scalar type Half"), False),
+    ],
+    ids=str,
+)
+def test_which_errors_are_of_memory(recipe, image, model, error, said):
+    def fail(stage, done, total):
+        raise error
+
+    with pytest.raises(ConsistI2VError if said else RuntimeError, match="Not enough memory" if said else "Half"):
+        render(recipe, image, model=model, on_event=fail)
+
+
 def test_unknown_options_are_refused(image, tiny_model):
     with pytest.raises(RequestError, match="stepz"):
         consisti2v_cli.animate(image, PROMPT, model=str(tiny_model), stepz=3)
@@ -270,9 +299,21 @@ def test_bf16_on_a_cpu(recipe, image):
     assert clip.frames.shape == (4, 48, 80, 3)
 
 
-def test_devices():
+@pytest.mark.parametrize(
+    ("cuda", "mps", "chosen"),
+    [(True, True, "cuda"), (True, False, "cuda"), (False, True, "mps"), (False, False, "cpu")],
+)
+def test_the_fastest_device_there_is(monkeypatch, cuda, mps, chosen):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert choose_device() == choose_device("auto") == chosen
     assert choose_device("cpu") == "cpu"
-    assert choose_device() in ("cuda", "mps", "cpu")
+    if not mps:
+        with pytest.raises(RequestError, match=f"'mps'.*possible: {'cuda, cpu' if cuda else 'cpu'}"):
+            choose_device("mps")
+
+
+def test_precisions():
     assert choose_dtype("auto", "cpu") == "fp32"
     assert choose_dtype("auto", "cuda:1") == "fp16"
     assert choose_dtype("bf16", "cpu") == "bf16"

@@ -12,7 +12,7 @@ import click
 from click.exceptions import NoArgsIsHelpError
 
 from consisti2v_cli import __version__
-from consisti2v_cli.errors import ConsistI2VError
+from consisti2v_cli.errors import ConsistI2VError, lacks_memory
 
 COMMANDS = {  # name: where the command is; loaded when it is asked for
     "animate": "consisti2v_cli.commands.animate:animate",
@@ -86,7 +86,7 @@ def explain(error: Exception) -> tuple[str, int]:
         return _explain_usage(error), WRONG_REQUEST
     if isinstance(error, ConsistI2VError):
         return f"Error: {error}", error.exit_code
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the second is torch's
+    if lacks_memory(error):
         return "Error: not enough memory. Try a smaller --size, fewer --frames, or --dtype bf16.", FAILED
     if isinstance(error, OSError) and error.strerror:
         about = f": {error.filename}" if error.filename else ""

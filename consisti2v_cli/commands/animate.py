@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from consisti2v_cli.commands.options import making_options
-from consisti2v_cli.errors import ConsistI2VError, RequestError
+from consisti2v_cli.errors import ConsistI2VError, RequestError, TakenError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from consisti2v_cli.commands.console import Console
     from consisti2v_cli.commands.output import Outputs
     from consisti2v_cli.commands.plan import Job, Plan
@@ -48,10 +50,10 @@ def animate(images: tuple[str, ...], prompt: str | None, **options: Any) -> int:
         raise RequestError('An image and a prompt are needed: consisti2v animate boat.jpg "the boat drifts left"')
     console = Console(quiet=options["quiet"], verbosity=options["verbose"])
     written = {name: options[name] for name in ("overwrite", "metadata")}
-    outputs = Outputs(options["output"], options["formats"], **written)
+    outputs = Outputs(options["output"], options["format"], **written)
     requested = requested_values(options)
     inputs = gather(images, prompt)
-    outputs.check_use(len(inputs) * options["variations"], as_json=options["as_json"])
+    outputs.check_use(len(inputs) * options["variations"], as_json=options["json"])
     folder = _find_model(options["model"], console)
     plan = make_plan(inputs, requested, folder, outputs, options["variations"])
     for failure in plan.failures:
@@ -59,9 +61,9 @@ def animate(images: tuple[str, ...], prompt: str | None, **options: Any) -> int:
     if options["seed"] is None:
         console.notice(f"Seed: {requested['seed']}")
     if options["dry_run"]:
-        _show(plan, console, as_json=options["as_json"])
+        _show(plan, console, as_json=options["json"])
         return 1 if plan.failures else 0
-    return _make(plan, folder, outputs, console, as_json=options["as_json"])
+    return _make(plan, folder, outputs, console, as_json=options["json"])
 
 
 def _find_model(name: str | None, console: Console) -> ModelFolder:
@@ -84,7 +86,7 @@ def _show(plan: Plan, console: Console, *, as_json: bool) -> None:
             "memory_bytes": job.memory,
             "recipe": asdict(job.recipe),
         }
-        console.result(json.dumps(shown, ensure_ascii=False) if as_json else _describe(job))
+        console.result(json.dumps(shown) if as_json else _describe(job))
 
 
 def _describe(job: Job) -> str:
@@ -150,8 +152,17 @@ def _save(clip: Clip, job: Job, outputs: Outputs, console: Console, seconds: flo
     if outputs.to_stdout:
         sys.stdout.buffer.write(clip.encode(outputs.formats[0], metadata=outputs.metadata))
         return
-    for path, format in zip(job.outputs, outputs.formats, strict=True):
-        clip.save(path, format=format, overwrite=outputs.overwrite, metadata=outputs.metadata)
+    for free, format in zip(outputs.still_free(job.outputs), outputs.formats, strict=True):
+        path = _write(clip, free, format, outputs)
         made = {"path": str(path), "format": format, "seconds": round(seconds, 2), "recipe": asdict(clip.recipe)}
-        console.result(json.dumps(made, ensure_ascii=False) if as_json else str(path))
+        console.result(json.dumps(made) if as_json else str(path))
     console.detail(f"{job.input.name}: {seconds:.1f} s, seed {clip.recipe.seed}")
+
+
+def _write(clip: Clip, path: Path, format: str, outputs: Outputs) -> Path:
+    """Write a clip under a name that is free at that moment: someone else may take it at any time before."""
+    while True:
+        try:
+            return clip.save(path, format=format, overwrite=outputs.overwrite, metadata=outputs.metadata)
+        except TakenError:
+            (path,) = outputs.still_free([path])

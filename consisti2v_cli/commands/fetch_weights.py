@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from consisti2v_cli.commands.options import option, talk_options
+from consisti2v_cli.commands.options import config_options, option, talk_options
 
 EXAMPLES = """\b
 Examples:
@@ -16,6 +16,7 @@ Examples:
 @click.command("fetch-weights", epilog=EXAMPLES, short_help="Download a model into the cache.")
 @click.argument("model", default="consisti2v", metavar="[MODEL]")
 @option("--revision", metavar="NAME", default="main", help="Branch, tag or commit of a hub repository.")
+@config_options
 @talk_options
 def fetch_weights(model: str, revision: str, quiet: bool, verbose: int) -> None:
     """Download MODEL into the cache, and print the folder where it is.

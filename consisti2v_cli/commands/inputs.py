@@ -22,6 +22,7 @@ class Input:
     source: Path | bytes  # the file, or what came by standard input
     prompt: str  # what happens in it
     prompt_file: Path | None = None  # where another prompt stands that wins over `prompt`
+    problem: RequestError | None = None  # why there is no image; the other inputs do not suffer from it
 
     @property
     def stem(self) -> str:
@@ -34,10 +35,10 @@ class Input:
 
 
 def gather(images: Sequence[str], prompt: str) -> list[Input]:
-    """The inputs that IMAGE... and PROMPT name, folders opened.
+    """The inputs that IMAGE... and PROMPT name, folders opened; what cannot be opened is one with a `problem`.
 
     Raises:
-        RequestError: a folder without images, `-` twice, nothing on standard input, unreadable @FILE.
+        RequestError: `-` twice, an image instead of the prompt, unreadable @FILE.
     """
     if images.count(STANDARD_INPUT) > 1:
         raise RequestError("- for standard input can be given once only.")
@@ -47,7 +48,17 @@ def gather(images: Sequence[str], prompt: str) -> list[Input]:
     return [entry for image in images for entry in _open(image, prompt)]
 
 
-def _open(image: str, prompt: str) -> Iterator[Input]:
+def _open(image: str, prompt: str) -> list[Input]:
+    try:
+        return list(_images(image, prompt))
+    except RequestError as error:
+        problem = error
+    except OSError as error:
+        problem = RequestError(f"{image} cannot be read: {error.strerror}.")
+    return [Input(image, b"", prompt, problem=problem)]
+
+
+def _images(image: str, prompt: str) -> Iterator[Input]:
     if image == STANDARD_INPUT:
         yield Input("stdin", _standard_input(), prompt)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import fields
@@ -28,10 +29,22 @@ def size(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
+class Option(click.Option):
+    """An option whose `--no-...` form, where it has one, can be set in the environment too: `..._NO_FRAMEINIT=1`."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        """The value in the environment, `--no-...` turned round; None where nothing is set."""
+        value = super().resolve_envvar_value(ctx)
+        if value is not None or not self.secondary_opts or not self.name:
+            return value
+        negated = os.environ.get(f"{ctx.auto_envvar_prefix}_NO_{self.name.upper()}")
+        return str(not click.BOOL.convert(negated, self, ctx)) if negated else None
+
+
 def option(*names: str, **settings: Any) -> Decorator:
     """A click option that always shows its default; `default_text` is what --help says where None stands for it."""
     text = settings.pop("default_text", True)
-    return click.option(*names, show_default=text, **settings)
+    return click.option(*names, cls=Option, show_default=text, **settings)
 
 
 def number(name: str, help: str) -> Decorator:
@@ -86,7 +99,6 @@ output_options = together(
     option(
         "-f",
         "--format",
-        "formats",
         multiple=True,
         type=click.Choice(FORMATS, case_sensitive=False),
         default_text="by the suffix of -o, else mp4",
@@ -178,11 +190,10 @@ machine_options = together(
 
 result_options = together(
     option("--dry-run", is_flag=True, default_text="off", help="Print the plan and the memory it takes; load nothing."),
-    option("--json", "as_json", is_flag=True, default_text="off", help="Print a JSON object a line instead of paths."),
+    option("--json", is_flag=True, default_text="off", help="Print a JSON object a line instead of paths."),
 )
 
-talk_options = together(
-    option("-q", "--quiet", is_flag=True, default_text="off", help="Say nothing but errors."),
+config_options = together(
     option(
         "--config",
         metavar="FILE",
@@ -193,6 +204,10 @@ talk_options = together(
         default_text="config.toml in the user's configuration folder",
         help="TOML file with defaults of options, in a table for each command.",
     ),
+)
+
+talk_options = together(
+    option("-q", "--quiet", is_flag=True, default_text="off", help="Say nothing but errors."),
     option(
         "-v",
         "--verbose",
@@ -212,6 +227,7 @@ making_options = together(
     sampling_options,
     machine_options,
     result_options,
+    config_options,
     talk_options,
 )
 

@@ -33,7 +33,7 @@ class Outputs:
         self.to_stdout = output == STANDARD_OUTPUT
         self.overwrite = overwrite
         self.metadata = metadata
-        self._given: set[Path] = set()
+        self._given: dict[Path, str] = {}  # file: its name without number and suffix
         self._clips = 0
         if self.to_stdout:
             if len(formats) > 1:
@@ -62,22 +62,31 @@ class Outputs:
             command=recipe.command,
             n=self._clips,
         )
-        return [self._free(stem, format) for format in self.formats]
+        return self._free(stem, self.formats)
 
-    def _free(self, stem: str, format: str) -> Path:
-        path, number = Path(f"{stem}.{format}"), 1
-        while self._taken(path):
+    def still_free(self, paths: Sequence[Path]) -> list[Path]:
+        """Files of `next_clip`; if one of them exists meanwhile, those with the next free number instead."""
+        if not any(map(self._exists, paths)):
+            return list(paths)
+        return self._free(self._given[paths[0]], [path.suffix.removeprefix(".") for path in paths])
+
+    def _free(self, stem: str, formats: Sequence[str]) -> list[Path]:
+        """One file a format, all with the same number: the first that is free for each of them."""
+        paths, number = _spelled(stem, formats), 1
+        while any(path in self._given or self._exists(path) for path in paths):
             number += 1
-            path = Path(f"{stem}-{number}.{format}")
-        self._given.add(path)
+            paths = _spelled(f"{stem}-{number}", formats)
+        self._given |= dict.fromkeys(paths, stem)
         if not self.to_stdout:
-            _check_writable(path)
-        return path
+            _check_writable(paths[0])
+        return paths
 
-    def _taken(self, path: Path) -> bool:
-        if self.to_stdout:
-            return False
-        return path in self._given or path.is_dir() or (path.exists() and not self.overwrite)
+    def _exists(self, path: Path) -> bool:
+        return not self.to_stdout and (path.is_dir() or (path.exists() and not self.overwrite))
+
+
+def _spelled(stem: str, formats: Sequence[str]) -> list[Path]:
+    return [Path(f"{stem}.{format}") for format in formats]
 
 
 def _check_writable(path: Path) -> None:

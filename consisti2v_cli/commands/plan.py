@@ -116,6 +116,8 @@ def _settle(
     from consisti2v_cli.media.image import read_image
     from consisti2v_cli.render import resolve
 
+    if entry.problem:
+        raise entry.problem
     read_image(entry.source, background=values["background"], name=entry.name)  # all of it, not the header alone
     recipe = Recipe(**dict(values) | {"prompt": entry.read_prompt(), "input_name": entry.name})
     recipe = resolve(recipe, entry.source, folder)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from consisti2v_cli.commands.options import option
+from consisti2v_cli.commands.options import option, talk_options
 
 EXAMPLES = """\b
 Examples:
@@ -68,7 +68,7 @@ Examples:
     default_text="off: go on from the last checkpoint",
     help="Forget earlier checkpoints of this part.",
 )
-@option("-q", "--quiet", is_flag=True, default_text="off", help="Say nothing but errors.")
+@talk_options
 def train(part: str, config: str, output: Path, **options: Any) -> None:
     """Train a PART of a model: autoencoder, then text, then network.
 
@@ -80,13 +80,13 @@ def train(part: str, config: str, output: Path, **options: Any) -> None:
     from consisti2v_cli.training.run import run
 
     first = os.environ.get("RANK", "0") == "0"  # of the processes that train together
-    console = Console(quiet=options.pop("quiet") or not first)
+    console = Console(quiet=options.pop("quiet") or not first, verbosity=options.pop("verbose"))
 
     def tell(line: dict[str, Any]) -> None:
         figures = "  ".join(f"{key} {value:.4g}" for key, value in line.items() if key != "step")
         console.notice(f"step {line['step']}  {figures}")
 
-    outcome = run(part, config, output, on_log=tell, **options)
+    outcome = run(part, config, output, on_log=tell, on_notice=console.notice, **options)
     console.notice(f"{part}: {outcome.reason} at step {outcome.step}; weights are in {output}")
     if outcome.reason == "interrupted":
         raise click.Abort

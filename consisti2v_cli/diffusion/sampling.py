@@ -53,7 +53,8 @@ def sample(
         noise: `b c f h w`, after FrameInit; its first frame stands for "no image" in image guidance.
         first_frame: clean latent `z1`, `b c 1 h w`.
         text, negative_text: text conditions, `b tokens width`.
-        steps: how many, 1..1000.
+        steps: how many, 1..500. They are a whole number of timesteps apart, counted from the last (leading spacing),
+            so that some counts begin well below 999: 334 steps of DDIM at 667.
         guidance, image_guidance, guidance_rescale: see `Guidance`.
         frame_stride: how much happens between frames, 1..5.
         scheduler: from `make_scheduler`; DDIM with the released settings by default.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
+import zlib
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from io import BytesIO
@@ -23,6 +25,18 @@ Source = Path | str | bytes  # a file, or a file's content
 
 _ORIENTATION = 0x0112  # EXIF
 _TURNED = (5, 6, 7, 8)  # orientations that swap width and height
+_DAMAGED = (  # what Pillow's decoders raise
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
 _WIDE_SCALES = (1.0, 255.0, 65535.0, 2.0**31 - 1)  # what white may be where samples are wider than 8 bits
 
 
@@ -126,8 +140,8 @@ def _opened(source: Source, name: str) -> Iterator[Image.Image]:
         raise RequestError(f"{name} has too many pixels; make it smaller first ({error}).") from None
     except FileNotFoundError:
         raise RequestError(f"There is no image {name}.") from None
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, MemoryError) as error:
-        raise RequestError(f"{name} cannot be read: {error}.") from error  # Pillow's decoders raise all of these
+    except _DAMAGED as error:
+        raise RequestError(f"{name} cannot be read: {error}.") from error
 
 
 def _to_rgb(image: Image.Image, background: Colour) -> Image.Image:

@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING
 import imageio_ffmpeg
 import numpy as np
 
-from consisti2v_cli.errors import ConsistI2VError, RequestError
+from consisti2v_cli.errors import ConsistI2VError, RequestError, TakenError
 
 from .metadata import with_gif_comment
 
@@ -57,7 +57,8 @@ def write_video(
         The path.
 
     Raises:
-        RequestError: unknown format, size or frame rate impossible for it, or the file exists.
+        RequestError: unknown format, size or frame rate impossible for it.
+        TakenError: the file exists, perhaps since the writing began.
         ConsistI2VError: the encoder failed; in its own words.
     """
     path = Path(path)
@@ -216,7 +217,7 @@ def _appearing(path: Path, format: str, overwrite: bool) -> Iterator[Path]:
 
 def _check_free(path: Path, overwrite: bool) -> None:
     if path.exists() and not overwrite:
-        raise RequestError(f"{path} exists already and is not overwritten.")
+        raise TakenError(f"{path} exists already and is not overwritten.")
 
 
 @contextmanager

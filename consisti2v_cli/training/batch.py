@@ -7,6 +7,8 @@ from typing import Protocol
 
 from torch import Generator, Tensor
 
+STRIDES = 5  # strides are 1 to 5
+
 
 @dataclass(frozen=True)
 class Batch:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 Figures = dict[str, Tensor]  # scalars on the training device
+FINITE = ("loss", "gradient")  # figures that must be, or the weights are lost
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def train(
 
     Checkpoints, log and pictures are in `folder`; after so many `minutes` it stops with a checkpoint; `on_log` gets
     every line of the log. Raises RequestError when the checkpoint found there does not fit the part, and
-    ConsistI2VError when the loss is not finite (the last checkpoint stays).
+    ConsistI2VError when the loss or its gradient is not finite (the last checkpoint stays).
     """
     records = Records(folder)
     model, state = _prepare(part, settings, accelerator, records)
@@ -180,6 +181,7 @@ def train(
             if saving:
                 if accelerator.is_main_process:
                     records.save(state.step, state.to_dict())
+                    records.draw_curve()
                 _export(part, state, accelerator)
     return Outcome(state.step, "finished" if state.step >= settings.steps else reason)
 
@@ -272,7 +274,7 @@ class _Watch:
         """Average what is pending into one line, with figures and a picture of samples if it is time for them."""
         names = [name for name in self.pending[-1] if name != "learning_rate"]
         table = torch.stack([torch.stack([figures[name].float() for name in names]) for figures in self.pending]).cpu()
-        self._refuse_infinite(table[:, names.index("loss")])
+        self._refuse_infinite(table[:, [names.index(name) for name in FINITE]])
         means = dict(zip(names, table.mean(dim=0).tolist(), strict=True))
         line = {"step": self.state.step, **means, "learning_rate": self.pending[-1]["learning_rate"]}
         line["seconds"] = round(self.state.seconds, 2)
@@ -291,13 +293,16 @@ class _Watch:
             save_picture(picture, self.records.folder / "samples" / f"{self.state.step:08d}.png")
         return figures
 
-    def _refuse_infinite(self, losses: Tensor) -> None:
-        bad = torch.nonzero(~torch.isfinite(losses)).flatten().tolist()
+    def _refuse_infinite(self, values: Tensor) -> None:
+        """Steps by FINITE. A gradient spoils the weights while the loss of its step may still be a number."""
+        bad = torch.nonzero(~torch.isfinite(values)).tolist()
         if bad:
-            step = self.state.step - len(losses) + bad[0] + 1
+            row, column = bad[0]
+            step = self.state.step - len(values) + row + 1
             found = self.records.checkpoints()
             kept = f"{found[-1].name} is untouched" if found else "there is no checkpoint yet"
-            raise ConsistI2VError(f"The loss of step {step} is not finite; {kept}. Try a lower learning rate.")
+            what = f"The {FINITE[column]} of step {step} is not finite"
+            raise ConsistI2VError(f"{what}; {kept}. Try a lower learning rate.")
 
 
 def _short(value: float) -> float:

@@ -20,9 +20,9 @@ from consisti2v_cli.training import objective
 from consisti2v_cli.training.batch import ClipSource
 from consisti2v_cli.training.loop import Draw, Figures, autocast, decay_groups, seeded
 from consisti2v_cli.training.pictures import grid
-from consisti2v_cli.training.records import publishing, write_json
+from consisti2v_cli.training.records import keep, publishing, write_json
 from consisti2v_cli.training.settings import NetworkSettings, Stage
-from consisti2v_cli.training.text import save_text_encoder, tokenize
+from consisti2v_cli.training.text import BEFORE_NETWORK, save_text_encoder, tokenize
 from consisti2v_cli.weights.load import load_part
 
 CODED_AT_ONCE = 64  # frames through the autoencoder
@@ -59,7 +59,9 @@ class TextToNoise(nn.Module):
 class NetworkPart:
     """The U-Net as the loop sees it.
 
-    It writes `unet/`, `scheduler/`, `consisti2v.json`, and `text_encoder/` if that learns.
+    It writes `unet/`, `scheduler/`, `consisti2v.json`, and `text_encoder/` if that learns. The text encoder that it
+    found is then kept in `training/network/start/`, so that starting again begins with the same weights; training the
+    text again removes this copy. Whoever puts another `text_encoder/` there by hand removes it too.
     """
 
     name = "network"
@@ -94,7 +96,7 @@ class NetworkPart:
                 raise WeightsError(f"{folder} has no {part}/ yet: train the autoencoder and the text first.")
         self.vae = load_part(folder, "vae", device=device)
         self.tokenizer: Any = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        text_encoder = load_part(folder, "text_encoder").requires_grad_(settings.joint_text)
+        text_encoder = self._load_text()
         unet = load_part(start, "unet").requires_grad_(True) if start else _fresh(settings)
         unet.gradient_checkpointing = settings.checkpointing
         unet.set_attention("math" if device.type == "cpu" else "sdpa")  # sdpa's backward pass is slow on the CPU
@@ -161,10 +163,17 @@ class NetworkPart:
             save_file(self.module.unet.state_dict(), place / "diffusion_pytorch_model.safetensors")
             write_json(place / "config.json", self.module.unet.config.to_dict())
         if self.settings.joint_text:
+            keep(self.folder / "text_encoder", self.folder / BEFORE_NETWORK / "text_encoder")
             save_text_encoder(self.module.text_encoder, self.folder)
         with publishing(self.folder / "scheduler") as place:
             self._scheduler().save_pretrained(place)
         write_json(self.folder / "consisti2v.json", self.about)
+
+    def _load_text(self) -> Any:
+        """The text encoder that joint training began with, where it has begun; else the one that is there."""
+        kept = self.folder / BEFORE_NETWORK
+        began = self.settings.joint_text and (kept / "text_encoder").is_dir()
+        return load_part(kept if began else self.folder, "text_encoder").requires_grad_(self.settings.joint_text)
 
     def _stage(self, step: int) -> tuple[Stage, int]:
         """The stage of a step, and the step at which it began."""
@@ -200,14 +209,21 @@ class NetworkPart:
                 deviations.append(posterior.std.float())
         mean = torch.cat(means)
         noise = torch.randn(mean.shape, generator=generator).to(self.device)
-        latents = (mean + torch.cat(deviations) * noise) * self.vae.config.scaling_factor
+        shift, scale = self._latent_scale()
+        latents = (mean + torch.cat(deviations) * noise - shift) * scale
         clips: Tensor = latents.unflatten(0, frames.shape[:2]).transpose(1, 2)
         return clips
 
     def _decode(self, latents: Tensor) -> Tensor:
         """`c f h w` -> `f 3 h w`."""
-        some = latents.transpose(0, 1) / self.vae.config.scaling_factor
+        shift, scale = self._latent_scale()
+        some = latents.transpose(0, 1) / scale + shift
         return torch.cat([self.vae.decode(part).sample.float() for part in some.split(CODED_AT_ONCE)])
+
+    def _latent_scale(self) -> tuple[float, float]:
+        """What is subtracted from latents, and what they are then multiplied by: as in rendering."""
+        config = self.vae.config
+        return config.get("shift_factor") or 0.0, config.scaling_factor
 
     def _noise(self, latents: Tensor, generator: Generator) -> Tensor:
         batch, channels, frames, height, width = latents.shape
@@ -227,8 +243,9 @@ class NetworkPart:
     def _check(self, step: int) -> dict[str, float]:
         """Does the text matter, and is the prediction better than a clip that stands still?
 
-        `heard`: by what share the error grows when captions are swapped for those of other motions. `moved`: the error
-        as a share of that of the first frame, repeated. Measured at one high noise level.
+        `heard`: by what share the error grows when captions are swapped for those of other motions; missing where no
+        clip has one to swap with. `moved`: the error as a share of that of the first frame, repeated. Measured at one
+        high noise level.
         """
         stage, _ = self._stage(step)
         generator = seeded(self.settings.seed, self.name, "check", stage.frames)
@@ -245,9 +262,10 @@ class NetworkPart:
             clean = objective.predicted_clean(kind, predicted.float(), noisy[:, :, 1:], levels)
             return (clean - clips.latents[:, :, 1:]).square().mean().item()
 
-        right, swapped = error(clips.captions), error(_swapped(clips))
+        right, swapped = error(clips.captions), _swapped(clips)
+        heard = {} if swapped == clips.captions else {"heard": error(swapped) / right - 1}
         still = (first - clips.latents[:, :, 1:]).square().mean().item()
-        return {"check": right, "heard": swapped / right - 1, "moved": right / max(still, 1e-9)}
+        return {"check": right, **heard, "moved": right / max(still, 1e-9)}
 
     def _sample_clip(self, number: int, prompt: str, frames: int) -> Tensor:
         """Some frames of a clip of a validation photo, sampled as rendering does it: `n 3 h w`."""
@@ -298,10 +316,13 @@ def _alphas(unet: nn.Module) -> list[nn.Parameter]:
 
 
 def _swapped(clips: Clips) -> list[str]:
-    """For each clip the caption of the next one whose motion differs (its own where none does)."""
-    count = len(clips.captions)
+    """For each clip the caption of the next one whose motion differs (its own where none does).
+
+    Where motions are not known, any other caption counts as another motion.
+    """
+    count, kinds = len(clips.captions), clips.motions if any(clips.motions) else clips.captions
     swapped = []
-    for index, motion in enumerate(clips.motions):
-        others = [(index + far) % count for far in range(1, count) if clips.motions[(index + far) % count] != motion]
+    for index, kind in enumerate(kinds):
+        others = [(index + far) % count for far in range(1, count) if kinds[(index + far) % count] != kind]
         swapped.append(clips.captions[others[0] if others else index])
     return swapped

@@ -15,10 +15,11 @@ import torch
 from consisti2v_cli.training.pictures import loss_curve, save_picture
 
 KEPT = 2  # checkpoints
+BEGINNING = "start"  # subfolder for weights that a training began from and has replaced in the model folder
 
 
 class Records:
-    """The folder MODEL/training/PART: `checkpoint-STEP/`, `log.jsonl`, `loss.png`, `samples/STEP.png`."""
+    """The folder MODEL/training/PART: `checkpoint-STEP/`, `log.jsonl`, `loss.png`, `samples/STEP.png`, `start/`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -52,9 +53,12 @@ class Records:
             shutil.rmtree(old)
 
     def log(self, line: dict[str, Any]) -> None:
-        """Append one line to the log and draw the loss curve again."""
+        """Append one line to the log."""
         with open(self.log_path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+
+    def draw_curve(self) -> None:
+        """Draw the loss curve of the whole log. It reads all of it, and so is not for every line."""
         lines = self.lines()
         curve = loss_curve([line["step"] for line in lines], [line["loss"] for line in lines])
         save_picture(curve, self.folder / "loss.png")
@@ -65,6 +69,14 @@ class Records:
             return []
         complete = [line for line in self.log_path.read_text(encoding="utf-8").split("\n")[:-1] if line.strip("\0 ")]
         return [json.loads(line) for line in complete]
+
+    def forget_all(self) -> None:
+        """Empty the folder but for `start/`, from which a training that starts again begins."""
+        for path in self.folder.iterdir() if self.folder.is_dir() else ():
+            if path.is_dir() and path.name != BEGINNING:
+                shutil.rmtree(path)
+            elif path.is_file():
+                path.unlink()
 
     def forget_after(self, step: int) -> None:
         """Make the folder as it was after `step`: drop later log lines and half-written checkpoints."""
@@ -91,6 +103,16 @@ def publishing(folder: Path) -> Iterator[Path]:
             file.replace(folder / file.name)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def keep(folder: Path, copy: Path) -> None:
+    """Copy a folder under a temporary name, then rename it; a copy that is there already stays as it is."""
+    if copy.is_dir():
+        return
+    partial = copy.with_name(f".{copy.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(folder, partial)
+    partial.rename(copy)
 
 
 def write_json(path: Path, content: Any) -> None:

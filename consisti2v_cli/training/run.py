@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from consisti2v_cli.errors import RequestError
 from consisti2v_cli.training.loop import Outcome, Part, train
+from consisti2v_cli.training.records import Records
 from consisti2v_cli.training.settings import (
     AutoencoderSettings,
     LoopSettings,
@@ -41,13 +43,16 @@ def run(
     device: str = "auto",
     restart: bool = False,
     on_log: Callable[[dict[str, Any]], None] = lambda line: None,
+    on_notice: Callable[[str], None] | None = None,
     **overrides: Any,
 ) -> Outcome:
     """Train a part into the model folder `output`; see `consisti2v train --help`.
 
     Args:
-        part: a name of `settings.PARTS`.
+        part: `autoencoder`, `text` or `network`.
         config: TOML file or name of a preset.
+        restart: forget what an earlier training of this part has left, once nothing about the request is wrong.
+        on_notice: gets what would else be logged as a warning, such as that a photo cannot be read.
         overrides: of `OVERRIDES`; None leaves what the configuration says.
 
     Raises:
@@ -58,11 +63,37 @@ def run(
     settings = _override(getattr(file, part), overrides)
     accelerator = _accelerator(device, resting=getattr(settings, "encoder_from", 0) > 0)
     folder = output / "training" / part
-    if restart and accelerator.is_main_process:
-        shutil.rmtree(folder, ignore_errors=True)
-    accelerator.wait_for_everyone()
-    made = _make(settings, file, output, accelerator.device, data, validation, init)
-    return train(made, settings, folder, accelerator, minutes=minutes, on_log=on_log)
+    with _warnings_to(on_notice):
+        made = _make(settings, file, output, accelerator.device, data, validation, init)
+        if restart and accelerator.is_main_process:
+            Records(folder).forget_all()
+        accelerator.wait_for_everyone()
+        return train(made, settings, folder, accelerator, minutes=minutes, on_log=on_log)
+
+
+class _Telling(logging.Handler):
+    """Hands warnings to a function."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self.tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.tell(record.getMessage())
+
+
+@contextmanager
+def _warnings_to(tell: Callable[[str], None] | None) -> Iterator[None]:
+    """Warnings of the training modules go to `tell`; without it they are logged as ever."""
+    if tell is None:
+        yield
+        return
+    logger, handler = logging.getLogger("consisti2v_cli.training"), _Telling(tell)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _override(settings: LoopSettings, overrides: dict[str, Any]) -> LoopSettings:
@@ -82,7 +113,8 @@ def _accelerator(device: str, *, resting: bool) -> Accelerator:
     except ImportError as error:
         raise RequestError("Training needs accelerate: pip install 'consisti2v-cli[train]'") from error
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=resting)]
-    accelerator = Accelerator(cpu=device == "cpu", kwargs_handlers=handlers)
+    # "no", lest an accelerate configuration adds an autocast of its own to that of `dtype`
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no", kwargs_handlers=handlers)
     if device not in ("auto", accelerator.device.type):
         raise RequestError(f"device {device} is not there; training would run on {accelerator.device.type}.")
     return accelerator
@@ -117,23 +149,20 @@ def _make(
     from consisti2v_cli.training.data import open_clips
     from consisti2v_cli.training.network import NetworkPart
 
-    sources = [open_clips(data, size=size, device=device, motions=stage.motions) for stage in settings.stages()]
+    chosen = [stage.motions for stage in settings.stages()]
+    opened = {motions: open_clips(data, size=size, device=device, motions=motions) for motions in dict.fromkeys(chosen)}
+    sources = [opened[motions] for motions in chosen]
     return NetworkPart(settings, sources, output, device, about=file.settings, validation=held_out, start=init)
 
 
 def _read_photos(folder: Path, size: int) -> Tensor:
     """The square middles of a folder's photos in the order of their names, `n 3 size size` in [-1, 1]."""
-    import numpy as np
-    from PIL import Image, ImageOps
+    from consisti2v_cli.media.image import fit_image, read_image
+    from consisti2v_cli.training.photos import SUFFIXES
 
-    photos = []
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in {".jpg", ".jpeg", ".png", ".webp"}:
-            with Image.open(path) as image:
-                square = ImageOps.fit(
-                    ImageOps.exif_transpose(image).convert("RGB"), (size, size), Image.Resampling.LANCZOS
-                )
-            photos.append(torch.from_numpy(np.asarray(square).copy()).permute(2, 0, 1))
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    squares = [fit_image(read_image(path, name=str(path)), size, size) for path in paths]
+    photos = [torch.from_numpy(square).permute(2, 0, 1) for square in squares]
     if not photos:
         raise RequestError(f"There are no photos in {folder}.")
     return torch.stack(photos).float() / 127.5 - 1

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from consisti2v_cli.errors import RequestError
+from consisti2v_cli.weights import ModelSettings
 
-PARTS = ("autoencoder", "text", "network")
 T = TypeVar("T")
 
 
@@ -116,7 +116,10 @@ class TrainingFile:
     autoencoder: AutoencoderSettings = field(default_factory=AutoencoderSettings)
     text: TextSettings = field(default_factory=TextSettings)
     network: NetworkSettings = field(default_factory=NetworkSettings)
-    settings: dict[str, Any] = field(default_factory=dict)  # written to consisti2v.json
+    settings: dict[str, Any] = field(default_factory=dict)  # of `ModelSettings`; written to consisti2v.json
+
+    def __post_init__(self) -> None:
+        build(ModelSettings, self.settings, "settings.")
 
 
 def read_file(name: str) -> TrainingFile:
@@ -125,7 +128,7 @@ def read_file(name: str) -> TrainingFile:
     Raises RequestError when there is no such file, or when it holds a key or a value that means nothing here.
     """
     path = Path(name)
-    if not path.exists() and not path.suffix:
+    if not path.is_file() and not path.suffix:  # a folder may well be called like a preset
         path = Path(__file__).with_name("presets") / f"{name}.toml"
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))

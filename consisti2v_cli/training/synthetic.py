@@ -18,13 +18,12 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from consisti2v_cli.errors import RequestError
-from consisti2v_cli.training.batch import Batch
+from consisti2v_cli.training.batch import STRIDES, Batch
 from consisti2v_cli.training.captions import caption
 from consisti2v_cli.training.photos import LEVELS, Photos, open_photos
 
 HORIZON = 16  # frames for which a path is kept inside the photo, if the photo is large enough
 FRAMES_A_UNIT_OF_TIME = 15 * 3  # frames of the source
-STRIDES = 5  # strides 1 to 5
 DRAWS = 24  # random numbers a clip, by the columns named below
 LEVEL, SIDE, X, Y, SPEED, ANGLE, EASE, EASE_PHASE, EASE_RATE, SHAPE = range(10)  # SHAPE and on: what the class needs
 PIXELS_AHEAD = (0.85, 1.3)  # range of pixels of the photo a pixel of the clip

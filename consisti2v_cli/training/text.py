@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,16 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from consisti2v_cli.errors import RequestError
+from consisti2v_cli.training.batch import STRIDES
 from consisti2v_cli.training.captions import all_captions, caption
 from consisti2v_cli.training.data import MOTIONS
 from consisti2v_cli.training.loop import Draw, Figures, autocast, decay_groups, seeded
-from consisti2v_cli.training.records import publishing
+from consisti2v_cli.training.records import BEGINNING, publishing
 from consisti2v_cli.training.settings import TextSettings
 
 START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
-STRIDES = 5
 TESTED = 512  # captions that measure the accuracy
+BEFORE_NETWORK = Path("training", "network", BEGINNING)  # holds text_encoder/ as it was before joint training
 
 
 def train_tokenizer(captions: Iterable[str], vocabulary: int, tokens: int) -> CLIPTokenizer:
@@ -124,10 +126,14 @@ class TextPart:
         return {"test_accuracy": (scores.argmax(dim=1) == classes).float().mean().item()}, None
 
     def save(self) -> None:
-        """Write both folders; the head has done its work and is left out."""
+        """Write both folders; the head has done its work and is left out.
+
+        From now on the network starts from these weights, and no longer from the copy it keeps of earlier ones.
+        """
         with publishing(self.folder / "tokenizer") as place:
             self.tokenizer.save_pretrained(place)
         save_text_encoder(self.module.encoder, self.folder)
+        shutil.rmtree(self.folder / BEFORE_NETWORK, ignore_errors=True)
 
     def _draw(self, count: int, generator: Generator) -> tuple[list[str], Tensor]:
         rng = random.Random(int(torch.randint(2**62, (1,), generator=generator)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import logging
 import subprocess
@@ -17,11 +18,10 @@ import torch
 from torch import Generator, Tensor
 
 from consisti2v_cli.errors import ConsistI2VError, RequestError
-from consisti2v_cli.training.batch import Batch
+from consisti2v_cli.training.batch import STRIDES, Batch
 
 SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif"}
 MANIFESTS = ("captions.csv", "captions.jsonl")  # looked for in a folder; without one, NAME.txt stands beside NAME.mp4
-STRIDES = 5  # strides 1 to 5
 _PROBES = 4  # videos looked at side by side when a source is opened
 _SPARE = 2  # frames left at the end: containers count a few that are never shown
 
@@ -52,7 +52,7 @@ class VideoClips:
         size: side of the frames; the short side is scaled to it and the middle is cut out.
 
     Raises:
-        RequestError: the manifest is wrong, or no video can be read.
+        RequestError: the manifest or a caption is wrong or not UTF-8, or no video can be read.
     """
 
     def __init__(self, spec: str | Path, *, size: int, device: torch.device | str = "cpu") -> None:
@@ -126,7 +126,7 @@ class VideoClips:
 def _largest_stride(video: Video, frames: int) -> int:
     if video.frames < frames:
         raise UnreadableVideo(f"it has {video.frames} frames, and clips of {frames} are wanted")
-    return (video.frames - 1) // max(frames - 1, 1)
+    return max(1, (video.frames - 1) // max(frames - 1, 1))
 
 
 def _listed(source: Path) -> Iterator[tuple[Path, str | None]]:
@@ -142,17 +142,25 @@ def _listed(source: Path) -> Iterator[tuple[Path, str | None]]:
         return
     for path in sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES):
         words = path.with_suffix(".txt")
-        yield path, words.read_text(encoding="utf-8").strip() if words.is_file() else None
+        yield path, _read_text(words).strip() if words.is_file() else None
 
 
 def _read_manifest(manifest: Path) -> Iterator[tuple[Path, str]]:
-    text = manifest.read_text(encoding="utf-8-sig")
-    rows = csv.DictReader(text.splitlines()) if manifest.suffix.lower() == ".csv" else _json_lines(manifest, text)
+    text = _read_text(manifest)
+    lines = io.StringIO(text, newline="")  # a quoted caption may have several
+    rows = csv.DictReader(lines) if manifest.suffix.lower() == ".csv" else _json_lines(manifest, text)
     for number, row in enumerate(rows, start=1):
         file, caption = row.get("file"), row.get("caption")
         if not isinstance(file, str) or not isinstance(caption, str):
             raise RequestError(f"{manifest}, entry {number}: needs a `file` and a `caption`")
         yield manifest.parent / file, caption.strip()
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{path} is not UTF-8: {error}") from error
 
 
 def _json_lines(manifest: Path, text: str) -> Iterator[dict[str, object]]:
@@ -175,7 +183,7 @@ def _probe(path: Path, caption: str | None) -> Video | str:
     if caption is None:
         return f"no caption: {path.with_suffix('.txt').name} is missing"
     try:
-        frames, seconds = imageio_ffmpeg.count_frames_and_secs(str(path))
+        frames, seconds = imageio_ffmpeg.count_frames_and_secs(_url(path))
         if frames < 1 or seconds <= 0 or not _decode(path, [], ["-frames:v", "1"]):
             return "it holds no frames"
     except (RuntimeError, UnreadableVideo) as error:
@@ -185,12 +193,17 @@ def _probe(path: Path, caption: str | None) -> Video | str:
 
 def _decode(path: Path, before: list[str], after: list[str]) -> bytes:
     """Raw rgb24 bytes of what ffmpeg makes of the file."""
-    start = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", "-threads", "1", *before, "-i", str(path)]
+    start = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", "-threads", "1", *before, "-i", _url(path)]
     end = [*after, "-an", "-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
     done = subprocess.run([*start, *end], capture_output=True, check=False)
     if done.returncode != 0:
         raise UnreadableVideo(_last_line(done.stderr.decode(errors="replace")))
     return done.stdout
+
+
+def _url(path: Path) -> str:
+    """The file for ffmpeg, which would take a name such as `a:b.mp4` for an address."""
+    return f"file:{path}"
 
 
 def _last_line(text: str) -> str:

@@ -18,6 +18,10 @@ Notice = Callable[[str], None]
 DEFAULT_REVISION = "main"
 
 
+class _UnreachableError(WeightsError):
+    """The hub was not reached, or not to the end."""
+
+
 def find(model: str, revision: str | None = None) -> ModelFolder | None:
     """The folder of a model if all of it is on this machine. Never asks the network, imports no torch.
 
@@ -70,7 +74,8 @@ def fetch(
 ) -> ModelFolder:
     """Download what is missing of a model into the hub cache, and convert parts that exist only as `.bin`.
 
-    A folder on this machine is only converted. Files that are already in the cache are not downloaded again.
+    A folder on this machine is only converted. Files in the cache are not downloaded again; with all of them there,
+    the hub need not be reached.
 
     Args:
         model, revision: as in `find`.
@@ -81,12 +86,18 @@ def fetch(
         RequestError: `model` is no name, no folder and no repository.
         WeightsError: the hub cannot be reached, has no such model, or the model lacks a part.
     """
+    notice = on_notice or _ignore
     if local_folder(model) is None:
-        _download(model, revision or DEFAULT_REVISION, on_progress or _ignore)
+        try:
+            _download(model, revision or DEFAULT_REVISION, on_progress or _ignore)
+        except _UnreachableError as error:
+            if find(model, revision) is None:
+                raise
+            notice(f"{error} The cache has all of it; that is used.")
     folder = _place(model, revision)
     if folder is None:
         raise WeightsError(f"{model} was downloaded but is not in the cache; is HF_HUB_CACHE writable?")
-    _convert(folder.path, on_notice or _ignore)
+    _convert(folder.path, notice)
     return require(model, revision)
 
 
@@ -137,13 +148,14 @@ def _download(model: str, revision: str, on_progress: Progress) -> None:
             hf_hub_download(repo, name, revision=revision, tqdm_class=counter.bar(name))
             counter.complete(name, sizes[name])
     except (OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
-        raise WeightsError(f"{model} cannot be fetched: {_first_line(error)}") from error
+        raise _UnreachableError(f"{model} cannot be fetched: {_first_line(error)}") from error
     except HfHubHTTPError as error:
         raise WeightsError(f"The hub does not give out {repo} at {revision}: {_first_line(error)}") from error
     except WeightsError:
         raise
     except Exception as error:  # whatever the hub client's HTTP library raises, which changes between its versions
-        raise WeightsError(f"{model} cannot be fetched ({_first_line(error)}); run the same again to go on.") from error
+        message = f"{model} cannot be fetched ({_first_line(error)}); run the same again to go on."
+        raise _UnreachableError(message) from error
 
 
 def needed_files(names: Iterable[str]) -> list[str]:

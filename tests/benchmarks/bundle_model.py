@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -19,8 +20,18 @@ PARTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
 
 
 def bundle(model: Path, target: Path) -> None:
-    """Copy a model folder, its floating-point tensors as float16."""
-    shutil.rmtree(target, ignore_errors=True)
+    """Copy a model folder, its floating-point tensors as float16. What is in `target` goes once the copy has loaded."""
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as place:
+        fresh = Path(place) / "fresh"
+        copy(model, fresh)
+        load_model(fresh)
+        if target.exists():
+            target.rename(Path(place) / "old")
+        fresh.rename(target)
+
+
+def copy(model: Path, target: Path) -> None:
+    """Copy what rendering reads."""
     for part in PARTS:
         (target / part).mkdir(parents=True)
         for source in sorted((model / part).iterdir()):
@@ -34,7 +45,6 @@ def bundle(model: Path, target: Path) -> None:
                 shutil.copyfile(source, place)
             place.chmod(0o644)
     shutil.copyfile(model / "consisti2v.json", target / "consisti2v.json")
-    load_model(target)
 
 
 def main() -> None:

@@ -6,12 +6,16 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import consisti2v_cli
+from consisti2v_cli import render as rendering
+from consisti2v_cli.commands import main
+from consisti2v_cli.media import video
 from consisti2v_cli.media.image import fit_image, read_image
 from consisti2v_cli.media.metadata import read_recipe
 from consisti2v_cli.media.video import read_video
@@ -124,6 +128,57 @@ def test_existing_files_are_kept_without_y(animate, boat, tmp_path):
     assert read_recipe(tmp_path / "boat.gif") is None
 
 
+@pytest.fixture
+def decode(monkeypatch, tmp_path):
+    """Run the command in this process, with something of ours in front of the decoding of each clip."""
+    decode = rendering._decode
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))  # no configuration of the user's
+    monkeypatch.chdir(tmp_path)
+
+    def run(before, *arguments):
+        monkeypatch.setattr(rendering, "_decode", lambda *given: (before(), decode(*given))[1])
+        with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
+            main(["animate", *map(str, arguments), *SMALL, "-q"])
+        return ended.value.code
+
+    return run
+
+
+def test_a_clip_whose_name_is_taken_meanwhile_is_not_lost(decode, boat, tiny_model, tmp_path, capsys):
+    formats = ["-f", "mp4", "-f", "gif"]
+    assert decode(lambda: (tmp_path / "boat.gif").touch(), boat, "moves left", "--model", tiny_model, *formats) == 0
+    assert capsys.readouterr().out == "boat-2.mp4\nboat-2.gif\n"
+    assert (tmp_path / "boat.gif").read_bytes() == b""
+    assert sorted(path.name for path in tmp_path.glob("boat*")) == ["boat-2.gif", "boat-2.mp4", "boat.gif"]
+
+
+def test_a_name_that_is_taken_while_the_film_is_written(decode, boat, tiny_model, tmp_path, capsys, monkeypatch):
+    write = video.WRITERS["mp4"]
+
+    def slow(*given):
+        write(*given)
+        (tmp_path / "boat.mp4").touch()
+
+    monkeypatch.setitem(video.WRITERS, "mp4", slow)
+    assert decode(lambda: None, boat, "moves left", "--model", tiny_model) == 0
+    assert capsys.readouterr().out == "boat-2.mp4\n"
+    assert (tmp_path / "boat.mp4").read_bytes() == b""
+
+
+def test_a_clip_that_takes_too_much_memory_does_not_end_the_run(decode, boat, tiny_model, tmp_path, capsys):
+    failures = [RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory")]
+
+    def allocate():
+        if failures:
+            raise failures.pop()
+
+    assert decode(allocate, boat, boat, "moves left", "--model", tiny_model) == 1
+    shown = capsys.readouterr()
+    assert shown.out == "boat-2.mp4\n"
+    assert shown.err.startswith("Error: boat.jpg: Not enough memory on cpu")
+    assert len(shown.err.splitlines()) <= 2
+
+
 def test_a_dry_run_says_what_it_takes_and_makes_nothing(animate, run, boat, tiny_model, tmp_path):
     planned = animate(boat, boat, "moves left", "--dry-run", "--json")
     assert planned.returncode == 0
@@ -147,6 +202,7 @@ WRONG = [
     (["--fps", "0"], "--fps"),
     (["--motion", "6"], "1<=x<=5"),
     (["--steps", "0"], "--steps"),
+    (["--steps", "1000"], "1<=x<=500"),
     (["--guidance", "-1"], "--guidance"),
     (["--guidance", "nan"], "guidance"),
     (["--image-guidance", "101"], "--image-guidance"),
@@ -212,6 +268,26 @@ def test_a_run_goes_on_after_a_missing_image(animate, boat):
     assert planned.returncode == 1
     assert "nowhere.jpg" in planned.stderr
     assert json.loads(planned.stdout)["input"] == "boat.jpg"
+
+
+def test_a_run_goes_on_after_folders_that_hold_nothing(animate, boat, tmp_path):
+    for name in ("empty", "locked"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "locked").chmod(0)
+    made = animate("empty", "locked", boat, "nowhere", "-", "moves left", "-q")
+    (tmp_path / "locked").chmod(0o700)
+    assert (made.returncode, made.stdout) == (1, "boat.mp4\n")
+    errors = made.stderr.splitlines()
+    assert len(errors) == 4
+    for name, error in zip(("empty", "locked", "nowhere", "standard input"), errors, strict=True):
+        assert error.startswith("Error: ")
+        assert name in error
+
+
+def test_json_is_read_by_any_reader(animate, boat):
+    planned = animate(boat, "böat \N{SAILBOAT}", "--dry-run", "--json", env={"PYTHONIOENCODING": "cp1252"})
+    assert planned.returncode == 0, planned.stderr
+    assert json.loads(planned.stdout)["recipe"]["prompt"] == "böat \N{SAILBOAT}"
 
 
 def assert_wrong(shown, message):

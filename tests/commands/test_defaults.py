@@ -2,7 +2,10 @@
 
 import json
 
+import click
 import pytest
+
+from consisti2v_cli.commands import COMMANDS, consisti2v
 
 
 @pytest.fixture
@@ -103,3 +106,31 @@ def test_wrong_values_in_the_environment_name_the_option(run, boat):
     shown = run("animate", boat, "moves left", env={"CONSISTI2V_ANIMATE_MOTION": "9"})
     assert shown.returncode == 2
     assert "--motion" in shown.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_has_its_variable_in_the_environment(name, monkeypatch):
+    parent = click.Context(consisti2v, auto_envvar_prefix="CONSISTI2V")
+    context = click.Context(consisti2v.get_command(parent, name), parent=parent, info_name=name)
+    options = [entry for entry in context.command.params if isinstance(entry, click.Option)]
+    spellings = [(entry, text) for entry in options for text in (*entry.opts, *entry.secondary_opts)]
+    for option, spelling in spellings:
+        if spelling.startswith("--"):
+            variable = f"CONSISTI2V_{name}_{spelling.removeprefix('--')}".upper().replace("-", "_")
+            assert option.resolve_envvar_value(context) is None
+            with monkeypatch.context() as patch:
+                patch.setenv(variable, "1")
+                assert option.resolve_envvar_value(context) == ("1" if spelling in option.opts else "False"), variable
+
+
+def test_switches_and_formats_from_the_environment(run, boat, tiny_model):
+    variables = {"FORMAT": "mp4 gif", "JSON": "1", "DRY_RUN": "yes", "NO_FRAMEINIT": "true", "MODEL": str(tiny_model)}
+    planned = run(
+        "animate", boat, "moves left", env={f"CONSISTI2V_ANIMATE_{name}": value for name, value in variables.items()}
+    )
+    plan = json.loads(planned.stdout)
+    assert plan["outputs"] == ["boat.mp4", "boat.gif"]
+    assert plan["recipe"]["frameinit"] is False
+    wrong = run("animate", boat, "moves left", env={"CONSISTI2V_ANIMATE_NO_METADATA": "perhaps"})
+    assert wrong.returncode == 2
+    assert "metadata" in wrong.stderr

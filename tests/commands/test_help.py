@@ -85,6 +85,19 @@ def test_animate_has_an_option_for_every_choice_in_a_recipe():
     assert set(Recipe.__dataclass_fields__) - found_out <= options
 
 
+WRONG = {
+    "animate": ["nowhere.jpg", "x"],
+    "fetch-weights": ["no such model"],
+    "train": ["network", "--config", "nowhere.toml", "-o", "model"],
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_vv_shows_where_an_error_was(run, name):
+    assert "Traceback" not in run(name, *WRONG[name]).stderr
+    assert "Traceback" in run(name, *WRONG[name], "-vv").stderr
+
+
 def test_unknown_commands_and_options_are_wrong_requests(run):
     for arguments in (["animat"], ["animate", "a.jpg", "x", "--stepz", "3"]):
         shown = run(*arguments)

@@ -50,6 +50,22 @@ def test_the_next_free_number(tmp_path):
     assert names("clip.mp4", clips=2) == ["clip-3.mp4", "clip-4.mp4"]
 
 
+def test_the_formats_of_a_clip_share_a_number(tmp_path):
+    (tmp_path / "clip.gif").touch()
+    assert names("clip", "mp4", "gif", clips=2) == ["clip-2.mp4", "clip-2.gif", "clip-3.mp4", "clip-3.gif"]
+
+
+def test_names_that_are_taken_meanwhile_get_the_next_free_number(tmp_path):
+    (tmp_path / "clip.mp4").touch()
+    outputs = Outputs("clip", ["mp4", "gif"], overwrite=False)
+    first, second = (outputs.next_clip(RECIPE, "photo") for _ in range(2))
+    assert outputs.still_free(first) == first
+    (tmp_path / "clip-2.gif").touch()
+    assert list(map(str, outputs.still_free(first))) == ["clip-4.mp4", "clip-4.gif"]
+    assert outputs.still_free(second) == second
+    assert list(map(str, outputs.still_free(first[1:]))) == ["clip-5.gif"]
+
+
 def test_overwriting_replaces_files_but_never_those_of_the_same_run(tmp_path):
     (tmp_path / "clip.mp4").touch()
     assert names("clip.mp4", clips=2, overwrite=True) == ["clip.mp4", "clip-2.mp4"]

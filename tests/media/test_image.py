@@ -1,5 +1,8 @@
 """Every kind of photo becomes upright 8-bit RGB; what is no photo is a message that names it."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
@@ -127,6 +130,19 @@ def test_what_is_no_image_is_refused_by_name(tmp_path):
         read_image(tmp_path, name="folder")
     with pytest.raises(RequestError, match="stdin"):
         read_image(b"", name="stdin")
+
+
+@pytest.mark.parametrize(
+    "error", [struct.error("unpack"), KeyError(274), zlib.error("-3"), AttributeError("tag"), EOFError("end")], ids=repr
+)
+def test_whatever_pillow_raises_names_the_file(photo, monkeypatch, error):
+    def damaged(*_):
+        raise error
+
+    monkeypatch.setattr(Image.Image, "getexif", damaged)
+    for read in (read_size, read_image):
+        with pytest.raises(RequestError, match=r"photo\.jpg cannot be read"):
+            read(photo())
 
 
 def test_decompression_bombs_are_refused(photo, monkeypatch):

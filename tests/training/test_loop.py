@@ -13,19 +13,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from consisti2v_cli.errors import ConsistI2VError, RequestError, WeightsError
+from consisti2v_cli.training import data, records
+from consisti2v_cli.training.autoencoder import fold_statistics
 from consisti2v_cli.training.loop import Average, Draw, learning_rate, train
 from consisti2v_cli.training.photos import PhotoSource
 from consisti2v_cli.training.records import Records
 from consisti2v_cli.training.run import run
-from consisti2v_cli.training.settings import LoopSettings
+from consisti2v_cli.training.settings import LoopSettings, read_file
 from consisti2v_cli.weights.load import load_model, load_part
 
 accelerate = pytest.importorskip("accelerate")
@@ -141,6 +145,80 @@ def test_minutes_end_a_run_with_a_checkpoint_that_goes_on(model: Path, photos: P
     assert [line["step"] for line in log(model)] == [1, 2, 3]
 
 
+def test_a_restart_begins_where_the_first_training_did(model: Path, photos: Path) -> None:
+    def text() -> dict[str, Tensor]:
+        return load_file(model / "text_encoder" / "model.safetensors")
+
+    def train_network(**options: Any) -> list[tuple[float, float]]:
+        run("network", CONFIG, model, steps=4, device="cpu", **options)
+        return [(line["loss"], line["gradient"]) for line in log(model)]
+
+    before, kept = text(), model / "training" / "network" / "start" / "text_encoder"
+    first = train_network(data=f"synthetic:{photos}")
+    assert any(not torch.equal(before[name], tensor) for name, tensor in text().items()), "the text learns too"
+    with pytest.raises(RequestError, match="nowhere"):
+        train_network(data="synthetic:nowhere", restart=True)
+    assert Records(model / "training" / "network").checkpoints(), "a wrong request forgets nothing"
+    assert train_network(data=f"synthetic:{photos}", restart=True) == first
+    assert kept.is_dir()
+    run("text", CONFIG, model, device="cpu")
+    assert not kept.exists(), "the next restart begins with the text as it is now"
+    assert all(torch.equal(before[name], tensor) for name, tensor in text().items())
+
+
+def test_latents_are_shifted_as_the_autoencoder_says(base: Path, photos: Path, tmp_path: Path) -> None:
+    told, folded = (shutil.copytree(base, tmp_path / name) for name in ("told", "folded"))
+    vae = AutoencoderKL.from_pretrained(base / "vae")
+    vae.register_to_config(shift_factor=0.5)
+    vae.save_pretrained(told / "vae")
+    vae.register_to_config(shift_factor=None)
+    fold_statistics(vae, torch.full((4,), 0.5), torch.ones(4))
+    vae.save_pretrained(folded / "vae")
+    for folder in (told, folded):
+        run("network", CONFIG, folder, data=f"synthetic:{photos}", steps=2, device="cpu")
+    for key in ("loss", "check", "moved"):
+        assert log(told)[-1][key] == pytest.approx(log(folded)[-1][key], rel=1e-3)
+    shown = [np.asarray(Image.open(next(folder.glob("training/network/samples/*.png")))) for folder in (told, folded)]
+    assert np.abs(shown[0].astype(int) - shown[1]).max() <= 3
+
+
+@pytest.mark.parametrize(("captions", "heard"), [(("it goes left", "it goes right"), True), (("same", "same"), False)])
+def test_a_network_learns_from_videos(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, captions: tuple[str, str], heard: bool
+) -> None:
+    videos, notices, opened = tmp_path / "videos", [], []
+    videos.mkdir()
+    for name, caption in zip("ab", captions, strict=True):
+        frames = [Image.new("RGB", (40, 40), (40 * number, 99, ord(name))) for number in range(6)]
+        frames[0].save(videos / f"{name}.gif", save_all=True, append_images=frames[1:], duration=100)
+        (videos / f"{name}.txt").write_text(caption)
+    (videos / "broken.mp4").write_bytes(b"this is not a video")
+    (videos / "broken.txt").write_text("broken")
+    config = tmp_path / "videos.toml"
+    config.write_text(Path(CONFIG).read_text().replace('motions = ["pans:2", "still"]\n', ""))
+    whole = data.VideoClips
+    monkeypatch.setattr(data, "VideoClips", lambda *args, **more: opened.append(args) or whole(*args, **more))
+    run("network", str(config), model, data=str(videos), steps=2, device="cpu", on_notice=notices.append)
+    assert len(opened) == 1, "two stages share the videos"
+    assert sum("broken.mp4" in notice for notice in notices) == 1
+    assert {"check", "moved"} <= log(model)[-1].keys()
+    assert ("heard" in log(model)[-1]) == heard
+
+
+def test_accelerates_own_configuration_adds_no_autocast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = accelerate.state.AcceleratorState
+    state._reset_state(reset_partial_state=True)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    run("text", CONFIG, tmp_path, steps=1, device="cpu")
+    assert state().mixed_precision == "no"
+
+
+def test_a_broken_photo_for_validation_is_named(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"this is not a photo")
+    with pytest.raises(RequestError, match=r"broken\.png"):
+        run("autoencoder", CONFIG, tmp_path, data=f"synthetic:{photos}", validation=tmp_path, device="cpu")
+
+
 def test_the_network_needs_the_other_parts(tmp_path: Path, photos: Path) -> None:
     with pytest.raises(WeightsError, match="no vae/ yet"):
         run("network", CONFIG, tmp_path, data=f"synthetic:{photos}", device="cpu")
@@ -152,6 +230,20 @@ def test_wrong_configurations_are_named(line: str, tmp_path: Path) -> None:
     config.write_text(f"[network]\n{line}\n")
     with pytest.raises(RequestError, match=line.split()[0]):
         run("network", str(config), tmp_path, data="synthetic:.", device="cpu")
+
+
+@pytest.mark.parametrize("line", ["native_sizes = 32", "frames = 16.5", "steps = true", "noise = 1"])
+def test_settings_that_no_model_has_are_named(line: str, tmp_path: Path) -> None:
+    config = tmp_path / "wrong.toml"
+    config.write_text(f"[settings]\n{line}\n")
+    with pytest.raises(RequestError, match=rf"settings\.{line.split()[0]}"):
+        read_file(str(config))
+
+
+def test_a_folder_does_not_hide_a_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sketch").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert read_file("sketch").settings["native_size"] == 128
 
 
 def test_the_average_is_put_in_and_taken_out_again() -> None:
@@ -227,6 +319,30 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path:
         train(Line(bad_step=13), settings, tmp_path, accelerator)
     assert [path.name for path in Records(tmp_path).checkpoints()] == ["checkpoint-00000010"]
     assert json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])["step"] == 10
+
+
+def test_a_gradient_that_is_not_finite_reaches_no_checkpoint(tmp_path: Path, accelerator: Any) -> None:
+    class Steep(Line):
+        def loss(self, model: nn.Module, draw: Draw) -> tuple[Tensor, dict[str, Tensor]]:
+            loss, figures = super().loss(model, draw)
+            steep = (self.module.weight.sum() * 0).sqrt()  # 0, with a gradient of infinity times 0
+            return loss + steep if draw.step + 1 == 8 else loss, figures
+
+    part = Steep()
+    with pytest.raises(ConsistI2VError, match="gradient of step 8 is not finite; checkpoint-00000004 is untouched"):
+        train(part, LoopSettings(steps=30, warmup=0, save_every=4, log_every=4), tmp_path, accelerator)
+    assert part.saved == 1
+    assert [path.name for path in Records(tmp_path).checkpoints()] == ["checkpoint-00000004"]
+
+
+def test_the_curve_is_drawn_with_each_checkpoint(
+    tmp_path: Path, accelerator: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn, curve = [], records.loss_curve
+    monkeypatch.setattr(records, "loss_curve", lambda steps, losses: drawn.append(steps[-1]) or curve(steps, losses))
+    train(Line(), LoopSettings(steps=25, log_every=1, save_every=10), tmp_path, accelerator)
+    assert drawn == [10, 20, 25]
+    assert (tmp_path / "loss.png").is_file()
 
 
 def test_ctrl_c_writes_a_checkpoint_first(tmp_path: Path, accelerator: Any) -> None:

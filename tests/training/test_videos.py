@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -71,6 +72,35 @@ def test_the_very_last_and_first_frames_can_be_drawn(tmp_path: Path) -> None:
     batch = VideoClips(tmp_path, size=16).draw(6, 16, torch.Generator().manual_seed(0))
     assert batch.strides.tolist() == [1] * 6
     assert torch.allclose(numbers(batch.frames), torch.arange(16.0).expand(6, -1), atol=0.6)
+
+
+def test_a_video_of_one_frame_will_do_for_clips_of_one(tmp_path: Path) -> None:
+    write_video(tmp_path / "one.mp4", frames=1)
+    (tmp_path / "one.txt").write_text("a picture")
+    batch = VideoClips(tmp_path, size=16).draw(2, 1, torch.Generator().manual_seed(0))
+    assert batch.strides.tolist() == [1, 1]
+    assert torch.allclose(numbers(batch.frames), torch.zeros(2, 1), atol=0.6)
+
+
+def test_a_name_may_look_like_an_address(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copyfile(folder / "long.mp4", tmp_path / "a:b.mp4")
+    (tmp_path / "a:b.txt").write_text("a colon")
+    monkeypatch.chdir(tmp_path)
+    assert VideoClips(".", size=16).draw(1, 2, torch.Generator().manual_seed(0)).captions == ["a colon"]
+
+
+def test_a_caption_in_quotes_may_have_two_lines(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text(f'file,caption\n{folder / "long.mp4"},"first\nsecond"\n')
+    source = open_clips(str(tmp_path / "list.csv"), size=16)
+    assert source.draw(1, 2, torch.Generator().manual_seed(0)).captions == ["first\nsecond"]
+
+
+@pytest.mark.parametrize("name", ["captions.csv", "captions.jsonl", "one.txt"])
+def test_text_that_is_not_utf_8_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "one.mp4").touch()
+    (tmp_path / name).write_bytes("file,caption\none.mp4,café\n".encode("latin-1"))
+    with pytest.raises(RequestError, match=f"{name} is not UTF-8"):
+        VideoClips(tmp_path, size=16)
 
 
 def test_the_same_generator_draws_the_same(folder: Path) -> None:

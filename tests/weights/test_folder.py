@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from consisti2v_cli.errors import RequestError, WeightsError
-from consisti2v_cli.weights import MODELS, ModelSettings, choose, find, read_settings, require
+from consisti2v_cli.weights import ModelSettings, choose, find, read_settings, require
 from consisti2v_cli.weights.folder import missing, pick_weights, vae_factor
 
 D = "diffusion_pytorch_model"
@@ -121,7 +121,3 @@ def test_an_index_cannot_point_elsewhere(model_copy):
     (part / f"{D}.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(WeightsError, match="unet"):
         require(str(model_copy))
-
-
-def test_every_named_model_says_what_it_is():
-    assert all(model.about for model in MODELS.values())

@@ -176,6 +176,18 @@ def test_what_cannot_be_fetched_is_said_in_a_line(hub, tmp_path, model, environm
     assert "\n" not in text
 
 
+@pytest.mark.parametrize("environment", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}])
+def test_what_is_all_in_the_cache_needs_no_hub(hub, tmp_path, environment):
+    (fetched, *_), _ = run_fetch(REPO, tmp_path / "cache", hub.address)
+    (path, revision, _, notices), _ = run_fetch(REPO, tmp_path / "cache", hub.address, **environment)
+    assert (path, revision) == (fetched, COMMIT)
+    assert len(notices) == 1
+    assert "cache" in notices[0]
+    (Path(path) / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    (kind, text), _ = run_fetch(REPO, tmp_path / "cache", hub.address, **environment)
+    assert (kind, "cannot be fetched" in text) == ("WeightsError", True)
+
+
 def test_a_repository_without_all_parts_is_refused_before_downloading(hub, model_copy, tmp_path):
     (model_copy / "vae" / "config.json").unlink()
     (kind, text), _ = run_fetch(REPO, tmp_path / "cache", hub.address)
