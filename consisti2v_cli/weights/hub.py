@@ -18,7 +18,7 @@ Notice = Callable[[str], None]
 DEFAULT_REVISION = "main"
 
 
-class _UnreachableError(WeightsError):
+class _UnreachableError(Exception):
     """The hub was not reached, or not to the end."""
 
 
@@ -92,7 +92,7 @@ def fetch(
             _download(model, revision or DEFAULT_REVISION, on_progress or _ignore)
         except _UnreachableError as error:
             if find(model, revision) is None:
-                raise
+                raise WeightsError(str(error)) from error
             notice(f"{error} The cache has all of it; that is used.")
     folder = _place(model, revision)
     if folder is None:
