@@ -77,6 +77,13 @@ class Recipe:
 
 def check(recipe: Recipe) -> None:
     """Raise RequestError, saying what is possible, unless every value of the recipe can be rendered."""
+    for name, kind in typing.get_type_hints(Recipe).items():
+        value = getattr(recipe, name)
+        ranged = isinstance(value, float) and (
+            kind is float or math.isnan(value)
+        )  # refused below, with what is possible
+        if not _fits(value, kind) and not ranged:
+            raise RequestError(f"{spelled(name)} is {value!r}, which is of the wrong kind.")
     if not recipe.prompt.strip():
         raise RequestError("The prompt is empty; say in a few words what happens in the clip.")
     for name, (low, high) in RANGES.items():

@@ -6,7 +6,7 @@ import hashlib
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from textwrap import shorten
@@ -113,10 +113,10 @@ def animate(
         "device": place,
         "dtype": choose_dtype(dtype, place),
     }
-    try:
-        recipe = Recipe(**(defaults | options | asked))
-    except TypeError as error:
-        raise RequestError(f"Unknown option: {error}.") from None
+    possible = [entry.name for entry in fields(Recipe)]
+    if unknown := sorted(options.keys() - set(possible)):
+        raise RequestError(f"Unknown option {unknown[0]!r}; possible: {', '.join(possible)}.")
+    recipe = Recipe(**(defaults | options | asked))
     return render(recipe, image, model=loaded, on_event=on_event, on_notice=on_notice)
 
 
@@ -168,6 +168,8 @@ def resolve(recipe: Recipe, image: Image, folder: ModelFolder) -> Recipe:
         RequestError: a value that cannot be rendered, an unreadable image.
         WeightsError: the model's settings are damaged.
     """
+    if not isinstance(image, (str, Path, bytes)):
+        raise RequestError(f"An image is a path or the bytes of a file, not {type(image).__name__}.")
     width, height = recipe.width, recipe.height
     if (width is None) != (height is None):
         raise RequestError("Width and height are given together or not at all.")

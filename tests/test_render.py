@@ -276,6 +276,21 @@ def test_unknown_options_are_refused(image, tiny_model):
         consisti2v_cli.animate(image, PROMPT, model=str(tiny_model), stepz=3)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 1.5}, "steps is 1.5"),
+        ({"prompt": None}, "prompt is None"),
+        ({"size": "64x48"}, "'size'; possible: .*width"),
+        ({"image": np.zeros((8, 8, 3), np.uint8)}, "path or the bytes of a file, not ndarray"),
+    ],
+)
+def test_wrong_kinds_of_values_are_refused_before_the_model_is_loaded(image, tiny_model, options, message, monkeypatch):
+    monkeypatch.setattr("consisti2v_cli.render.load_model", lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(RequestError, match=message):
+        consisti2v_cli.animate(**{"image": image, "prompt": PROMPT, "model": tiny_model} | options)
+
+
 def test_a_loaded_model_and_any_option(image, model):
     clip = consisti2v_cli.animate(image, PROMPT, model=model, frames=3, fps=12, sampler="dpm++")
     assert len(clip.frames) == 3

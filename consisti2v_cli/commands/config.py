@@ -41,9 +41,23 @@ def read_defaults(file: Path | None, context: click.Context) -> dict[str, Any]:
             raise RequestError(
                 f"{path}: unknown option {key!r} in [{context.info_name}]; see --help for those there are."
             )
-        listed = parameter.multiple and not isinstance(value, list)
-        defaults[parameter.name or key] = [value] if listed else value
+        defaults[parameter.name or key] = _value(parameter, value, f"{path}: {key}")
     return defaults
+
+
+def _value(option: click.Option, value: Any, where: str) -> Any:
+    """A value as the command line would get it: text, a switch, or a list where an option may be repeated."""
+    if option.is_flag:
+        if not isinstance(value, bool):
+            raise RequestError(f"{where} = {value!r} must be true or false.")
+        return value
+    several = value if isinstance(value, list) else [value]
+    if (isinstance(value, list) and not option.multiple) or not several:
+        raise RequestError(f"{where} = {value!r} must be one value.")
+    if wrong := [entry for entry in several if isinstance(entry, bool) or not isinstance(entry, (str, int, float))]:
+        raise RequestError(f"{where} = {wrong[0]!r} must be text or a number.")
+    texts = [str(entry) for entry in several]
+    return texts if option.multiple else texts[0]
 
 
 def default_path() -> Path:

@@ -42,7 +42,7 @@ def gather(images: Sequence[str], prompt: str) -> list[Input]:
     """
     if images.count(STANDARD_INPUT) > 1:
         raise RequestError("- for standard input can be given once only.")
-    if prompt.lower().endswith(SUFFIXES) and Path(prompt).is_file():
+    if prompt.lower().endswith(SUFFIXES):
         raise RequestError(f"The last argument is the prompt, but {prompt} is an image; add what happens in the clip.")
     prompt = prompt_text(prompt)
     return [entry for image in images for entry in _open(image, prompt)]

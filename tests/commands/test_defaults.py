@@ -81,6 +81,11 @@ def test_formats_from_a_configuration_file(run, boat, tiny_model, config):
         ("[animate\n", "TOML"),
         ('[animate]\nsteps = "many"\n', "many"),
         ("[animate]\nsteps = 0\n", "steps"),
+        ("[animate]\nsteps = true\n", "steps = True must be text or a number"),
+        ("[animate]\nsteps = 1.5\n", "1.5"),
+        ("[animate]\nsize = [128, 96]\n", "size = [128, 96] must be one value"),
+        ("[animate]\nformat = []\n", "format = [] must be one value"),
+        ("[animate]\njson = 1\n", "json = 1 must be true or false"),
     ],
 )
 def test_wrong_configuration_files_are_wrong_requests(run, boat, config, text, message):
