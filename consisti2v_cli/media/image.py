@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import struct
+import math
+import stat
 import warnings
-import zlib
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from io import BytesIO
@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageCms, ImageColor, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageColor, UnidentifiedImageError
 
-from consisti2v_cli.errors import RequestError
+from consisti2v_cli.errors import ConsistI2VError, RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,20 +23,26 @@ if TYPE_CHECKING:
 
 Source = Path | str | bytes  # a file, or a file's content
 
+SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+DECODERS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")  # Pillow has others, one of which runs Ghostscript
+
+# More pixels are refused: they would take more than a gigabyte to decode. Two decoders hold several copies.
+MOST_PIXELS = 120_000_000
+MOST_PIXELS_OF = {"WEBP": 55_000_000, "AVIF": 55_000_000}
+KEPT_PIXELS = 51_000_000  # larger images are reduced; the largest frame has a third of that
+
 _ORIENTATION = 0x0112  # EXIF
-_TURNED = (5, 6, 7, 8)  # orientations that swap width and height
-_DAMAGED = (  # what Pillow's decoders raise
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-)
+_TURNS: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {  # bring `h w 3` with this orientation upright
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: lambda pixels: np.rot90(pixels),
+}
+_SWAPPED = (5, 6, 7, 8)  # orientations that swap width and height
+_BAND = 2_000_000  # pixels that are converted at a time
 _WIDE_SCALES = (1.0, 255.0, 65535.0, 2.0**31 - 1)  # what white may be where samples are wider than 8 bits
 
 
@@ -49,23 +55,26 @@ def read_image(source: Source, *, background: str = "white", name: str = "") -> 
         name: what to call the image in messages; the file's name by default.
 
     Returns:
-        `height width 3`, upright, sRGB.
+        `height width 3`, upright, sRGB; of more than `KEPT_PIXELS`, reduced by a whole number.
 
     Raises:
         RequestError: the file is missing, no image, damaged, or impossibly large; an unknown colour.
     """
     colour = parse_colour(background)
     with _opened(source, name) as image:
+        turn = _TURNS.get(_orientation(image))
+        if (factor := _factor(image)) > 1:
+            image.draft(None, (image.width // factor, image.height // factor))  # JPEGs are decoded smaller at once
         image.load()
-        upright = ImageOps.exif_transpose(image)
-        return np.asarray(_to_rgb(upright, colour)).copy()
+        pixels = _convert(image, colour)
+    return pixels if turn is None else np.ascontiguousarray(turn(pixels))
 
 
 def read_size(source: Source, *, name: str = "") -> tuple[int, int]:
     """Width and height of an image after its EXIF rotation, from its header. RequestError as in `read_image`."""
     with _opened(source, name) as image:
         width, height = image.size
-        return (height, width) if image.getexif().get(_ORIENTATION) in _TURNED else (width, height)
+        return (height, width) if _orientation(image) in _SWAPPED else (width, height)
 
 
 def parse_colour(text: str) -> tuple[int, int, int]:
@@ -132,22 +141,70 @@ def _opened(source: Source, name: str) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # large photos, odd metadata: what cannot be read is an error anyway
-            with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
+            if not isinstance(source, bytes):
+                _check_file(Path(source), name)
+            with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=DECODERS) as image:
+                _check_pixels(image, name)
                 yield image
+    except ConsistI2VError:
+        raise
     except UnidentifiedImageError:
         raise RequestError(f"{name} is no image that can be read (JPEG, PNG, WebP, AVIF, TIFF, BMP, GIF).") from None
-    except Image.DecompressionBombError as error:
-        raise RequestError(f"{name} has too many pixels; make it smaller first ({error}).") from None
+    except Image.DecompressionBombError:
+        possible = f"possible: {MOST_PIXELS // 10**6} million"
+        raise RequestError(f"{name} has too many pixels; make it smaller first ({possible}).") from None
     except FileNotFoundError:
         raise RequestError(f"There is no image {name}.") from None
-    except _DAMAGED as error:
-        raise RequestError(f"{name} cannot be read: {error}.") from error
+    except Exception as error:  # damaged files make decoders raise nearly anything
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        reason = "the end of the file is missing" if "truncated" in reason.lower() else reason.rstrip(".")
+        raise RequestError(f"{name} cannot be read: {reason}.") from error
+
+
+def _check_file(path: Path, name: str) -> None:
+    """A folder is no image, and a pipe would be waited for forever."""
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise RequestError(f"{name} is a folder; an image is expected.")
+    if not stat.S_ISREG(mode):
+        raise RequestError(f"{name} is no ordinary file but a pipe or a device; an image is expected.")
+
+
+def _check_pixels(image: Image.Image, name: str) -> None:
+    most = MOST_PIXELS_OF.get(image.format or "", MOST_PIXELS)
+    if image.width * image.height > most:
+        size = f"{image.width}x{image.height}; possible: {most // 10**6} million"
+        raise RequestError(f"{name} has too many pixels; make it smaller first ({size}).")
+
+
+def _orientation(image: Image.Image) -> int:
+    """Of the EXIF data, 1 to 8; 1, which is upright, where they are damaged."""
+    with suppress(Exception):
+        found = image.getexif().get(_ORIENTATION, 1)
+        return int(found) if found in _TURNS else 1
+    return 1
+
+
+def _factor(image: Image.Image) -> int:
+    return math.ceil(math.sqrt(image.width * image.height / KEPT_PIXELS))
+
+
+def _convert(image: Image.Image, background: Colour) -> NDArray[np.uint8]:
+    """Any mode -> `h w 3`, reduced where it is very large; in bands, which take less memory than the whole."""
+    factor = max(1, _factor(image))
+    rows = max(1, _BAND // (image.width * factor)) * factor
+    bands = [(0, top, image.width, min(top + rows, image.height)) for top in range(0, image.height, rows)]
+    white = _white(image, bands) if _is_wide(image) else 0.0
+    parts = []
+    for band in bands:
+        part = image.crop(band)
+        rgb = _wide_to_grey(part, white).convert("RGB") if _is_wide(image) else _to_rgb(part, background)
+        parts.append(np.asarray(rgb.reduce(factor) if factor > 1 else rgb))
+    return np.concatenate(parts)
 
 
 def _to_rgb(image: Image.Image, background: Colour) -> Image.Image:
-    """Any mode -> RGB."""
-    if image.mode.startswith(("I", "F")):
-        return _wide_to_grey(image).convert("RGB")
+    """Any mode of 8 bits a sample -> RGB."""
     if not image.has_transparency_data:
         return _to_srgb(image)
     layered = image.convert("RGBA")  # a palette or key colour becomes alpha
@@ -157,12 +214,20 @@ def _to_rgb(image: Image.Image, background: Colour) -> Image.Image:
     return canvas
 
 
-def _wide_to_grey(image: Image.Image) -> Image.Image:
-    """16 or 32 bits a sample, or float -> 8 bits, in proportion. White is the least usual maximum that fits."""
-    samples = np.asarray(image).astype(np.float64)
-    highest = float(np.nanmax(samples, initial=0))
+def _is_wide(image: Image.Image) -> bool:
+    return image.mode.startswith(("I", "F"))  # 16 or 32 bits a sample, or float
+
+
+def _white(image: Image.Image, bands: list[tuple[int, int, int, int]]) -> float:
+    """What stands for white in wide samples: the least usual maximum that fits."""
+    highest = max(float(np.nanmax(np.asarray(image.crop(band)), initial=0)) for band in bands)
     usual = _WIDE_SCALES[2:] if image.mode.startswith("I") else _WIDE_SCALES
-    white = next((scale for scale in usual if highest <= scale), highest)
+    return next((scale for scale in usual if highest <= scale), highest)
+
+
+def _wide_to_grey(image: Image.Image, white: float) -> Image.Image:
+    """16 or 32 bits a sample, or float -> 8 bits, in proportion."""
+    samples = np.asarray(image).astype(np.float64)
     grey = np.nan_to_num(samples / white * 255, nan=0.0, posinf=255.0, neginf=0.0)
     return Image.fromarray(grey.round().clip(0, 255).astype(np.uint8))
 

@@ -1,68 +1,175 @@
-"""The recipe inside the file: the comment tag of an MP4, the comment of a GIF."""
+"""The recipe inside the file: a comment tag in films, a GIF's comment, text in PNG frames, WebP's EXIF description."""
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 import subprocess
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import imageio_ffmpeg
 from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
-from consisti2v_cli.errors import RequestError
+from consisti2v_cli.errors import ConsistI2VError, RequestError
 
+from .ffmpeg import address, executable
+from .image import DECODERS
+from .scratch import frame_files
+
+FRAME_RATE = "Frame rate"  # the key of a PNG frame's other text
+
+_COMMENT = "Comment"  # a PNG's standard key
+_DESCRIPTION = 0x010E  # EXIF's ImageDescription
 _SUB_BLOCK = 255  # bytes; GIF cuts its data into such blocks
+_QUICKTIME_MOST = 60_000  # bytes of a classic tag, whose length has 16 bits
 
 
-def read_recipe(path: Path | str) -> str | None:
-    """The comment that a film file carries: for those made here, the recipe as JSON. None where there is none.
-
-    Raises:
-        RequestError: the file is missing, or no film that can be read.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise RequestError(f"There is no file {path}.")
-    with path.open("rb") as file:
-        is_gif = file.read(6) in (b"GIF87a", b"GIF89a")
-    return _read_gif(path) if is_gif else _read_container(path)
-
-
-def with_gif_comment(gif: bytes, comment: str) -> bytes:
-    """A GIF with a comment extension in front of its first frame.
-
-    Args:
-        gif: a whole GIF89a file.
-        comment: any text; stored as UTF-8.
-    """
-    text = comment.encode()
-    blocks = [text[i : i + _SUB_BLOCK] for i in range(0, len(text), _SUB_BLOCK)]
-    extension = b"\x21\xfe" + b"".join(bytes([len(block)]) + block for block in blocks) + b"\x00"
-    flags = gif[10]
-    palette = 3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0
-    start = 13 + palette  # header, screen descriptor, global palette
-    return gif[:start] + extension + gif[start:]
-
-
-def _read_gif(path: Path) -> str | None:
+@contextmanager
+def opened(path: Path, *, formats: tuple[str, ...] = DECODERS) -> Iterator[Image.Image]:
+    """Open a picture of one of Pillow's formats; whatever goes wrong until the block ends is a RequestError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                comment = image.info.get("comment")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise RequestError(f"{path.name} cannot be read: {error}.") from error
-    if isinstance(comment, bytes):
-        return comment.decode("utf-8", errors="replace")
-    return comment
+            with Image.open(path, formats=formats) as image:
+                yield image
+    except ConsistI2VError:
+        raise
+    except UnidentifiedImageError as error:
+        raise RequestError(f"{path.name} is no picture that can be read.") from error
+    except Exception as error:  # damaged files make decoders raise nearly anything
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        raise RequestError(f"{path.name} cannot be read: {reason.rstrip('.')}.") from error
+
+
+def read_recipe(path: Path | str) -> str | None:
+    """The comment that a film carries: for those made here, the recipe as JSON. None where there is none.
+
+    Args:
+        path: a film, a folder of PNG frames, or one of these frames.
+
+    Raises:
+        RequestError: it is missing, or no film or picture that can be read.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = frame_files(path)[0]
+    if not path.is_file():
+        raise RequestError(f"There is no file {path}.")
+    try:
+        with path.open("rb") as file:
+            start = file.read(12)
+    except OSError as error:
+        raise RequestError(f"{path.name} cannot be read: {error.strerror}.") from error
+    for magic, read in _PICTURES:
+        if magic.match(start):
+            return _read_picture(path, read)
+    return _read_container(path)
+
+
+def container_note(note: Path, format: str, comment: str | None) -> list[str]:
+    """ffmpeg's options that put a comment, and no other tag, into a film.
+
+    Args:
+        note: a file to be written and read by ffmpeg; unlike an argument it may be as long as it likes.
+        format: mp4, mov or webm.
+        comment: any text; line ends become those of Unix.
+    """
+    if not comment:
+        return ["-map_metadata", "-1"]
+    text = comment.replace("\r\n", "\n").replace("\r", "\n")
+    escaped = re.sub(r"([=;#\\\n])", r"\\\1", text).encode(errors="replace")
+    note.write_bytes(b";FFMETADATA1\ncomment=" + escaped)  # a line end would be taken into a last backslash
+    options = ["-f", "ffmetadata", "-i", address(note), "-map", "0:v", "-map_metadata", "1"]
+    return options + (["-movflags", "use_metadata_tags"] if format == "mov" and len(escaped) > _QUICKTIME_MOST else [])
+
+
+def add_gif_comment(path: Path, comment: str) -> None:
+    """Put a comment extension, in UTF-8, in front of a GIF's first frame."""
+    text = comment.encode(errors="replace")
+    blocks = [text[i : i + _SUB_BLOCK] for i in range(0, len(text), _SUB_BLOCK)]
+    extension = b"\x21\xfe" + b"".join(bytes([len(block)]) + block for block in blocks) + b"\x00"
+    commented = path.with_name("commented")
+    with path.open("rb") as old, commented.open("wb") as new:
+        header = old.read(13)  # signature and screen descriptor
+        palette = old.read(3 * 2 ** ((header[10] & 7) + 1)) if header[10] & 0x80 else b""
+        new.write(header + palette + extension)
+        shutil.copyfileobj(old, new, 1 << 20)
+    os.replace(commented, path)
+
+
+def add_webp_description(path: Path, text: str, size: tuple[int, int]) -> None:
+    """Append EXIF with the text, in UTF-8, as its description. `size`: width and height."""
+    exif = Image.Exif()
+    exif[_DESCRIPTION] = text.encode(errors="replace")
+    content = exif.tobytes().removeprefix(b"Exif\x00\x00")
+    with path.open("r+b") as file:
+        if file.read(16)[12:] != b"VP8X":  # a single frame, in the simple format, which has no metadata
+            file.seek(12)
+            picture = file.read()
+            canvas = b"".join((side - 1).to_bytes(3, "little") for side in size)
+            file.seek(12)
+            file.write(b"VP8X" + (10).to_bytes(4, "little") + bytes(4) + canvas + picture)
+        file.seek(20)
+        flags = file.read(1)[0]
+        file.seek(20)
+        file.write(bytes([flags | 0x08]))  # it has EXIF
+        file.seek(0, os.SEEK_END)
+        file.write(b"EXIF" + len(content).to_bytes(4, "little") + content + bytes(len(content) % 2))
+        length = file.tell() - 8
+        file.seek(4)
+        file.write(length.to_bytes(4, "little"))
+
+
+def png_note(fps: float, comment: str | None) -> PngInfo:
+    """The text chunks of a PNG frame."""
+    note = PngInfo()
+    note.add_text(FRAME_RATE, f"{fps!r}")
+    if comment:
+        note.add_itxt(_COMMENT, comment.encode(errors="replace").decode(), zip=True)
+    return note
+
+
+def _from_gif(image: Image.Image) -> str | None:
+    comment = image.info.get("comment")
+    return comment.decode("utf-8", errors="replace") if isinstance(comment, bytes) else comment
+
+
+def _from_png(image: Image.Image) -> str | None:
+    comment = image.info.get(_COMMENT)
+    return None if comment is None else str(comment)
+
+
+def _from_webp(image: Image.Image) -> str | None:
+    description = image.getexif().get(_DESCRIPTION)  # Pillow takes its bytes for Latin-1
+    if not isinstance(description, str):
+        return None
+    return description.encode("latin-1", errors="replace").decode("utf-8", errors="replace")
+
+
+_PICTURES: list[tuple[re.Pattern[bytes], Callable[[Image.Image], str | None]]] = [
+    (re.compile(rb"GIF8[79]a"), _from_gif),
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), _from_png),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), _from_webp),
+]
+
+
+def _read_picture(path: Path, read: Callable[[Image.Image], str | None]) -> str | None:
+    with opened(path, formats=("GIF", "PNG", "WEBP")) as image:
+        return read(image)
 
 
 def _read_container(path: Path) -> str | None:
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", f"file:{path}", "-f", "ffmetadata", "-"]
+    source = ["-protocol_whitelist", "file,pipe", "-i", address(path)]
+    command = [executable(), "-v", "error", *source, "-f", "ffmetadata", "-"]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     if done.returncode:
-        raise RequestError(f"{path.name} is no film that can be read.")
-    return _parse_ffmetadata(done.stdout.decode("utf-8", errors="replace")).get("comment")
+        raise RequestError(f"{path.name} is no film or picture that can be read.")
+    tags = _parse_ffmetadata(done.stdout.decode("utf-8", errors="replace"))
+    return tags.get("comment")
 
 
 def _parse_ffmetadata(text: str) -> dict[str, str]:
@@ -75,7 +182,7 @@ def _parse_ffmetadata(text: str) -> dict[str, str]:
         if character == "\\":
             word += next(characters, "")
         elif character == "=" and key is None:
-            key, word = word, ""
+            key, word = word.lower(), ""  # WebM's are in capitals
         elif character == "\n":
             if key is None and word.startswith("["):  # chapters and streams follow
                 break

@@ -1,13 +1,15 @@
 """Every kind of photo becomes upright 8-bit RGB; what is no photo is a message that names it."""
 
+import os
 import struct
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFile
 
 from consisti2v_cli.errors import RequestError
+from consisti2v_cli.media import image
 from consisti2v_cli.media.image import fit_image, read_image, read_size
 
 
@@ -133,16 +135,105 @@ def test_what_is_no_image_is_refused_by_name(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "error", [struct.error("unpack"), KeyError(274), zlib.error("-3"), AttributeError("tag"), EOFError("end")], ids=repr
+    "error",
+    [
+        struct.error("unpack"),
+        KeyError(274),
+        zlib.error("-3"),
+        AttributeError("tag"),
+        EOFError("end"),
+        RecursionError("deep"),
+        ZeroDivisionError("division\nby zero"),
+        AssertionError(),
+    ],
+    ids=repr,
 )
-def test_whatever_pillow_raises_names_the_file(photo, monkeypatch, error):
+def test_whatever_pillow_raises_names_the_file_in_one_line(photo, monkeypatch, error):
     def damaged(*_):
         raise error
 
-    monkeypatch.setattr(Image.Image, "getexif", damaged)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", damaged)
+    with pytest.raises(RequestError, match=r"^photo\.jpg cannot be read: .+\.$") as raised:
+        read_image(photo())
+    assert len(str(raised.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0", b"no exif", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"]
+)
+def test_photos_with_broken_exif_are_read_as_they_lie(photo, exif):
+    path = photo("odd.jpg", exif=exif, quality=95)
+    assert read_size(path) == (96, 64)
+    assert np.abs(read_image(path) - gradient(96, 64).astype(int)).mean() < 3
+
+
+def test_an_orientation_that_does_not_exist_is_none(photo):
+    assert read_image(photo("odd.jpg", orientation=9)).shape == (64, 96, 3)
+
+
+def test_pipes_and_folders_are_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
     for read in (read_size, read_image):
-        with pytest.raises(RequestError, match=r"photo\.jpg cannot be read"):
-            read(photo())
+        with pytest.raises(RequestError, match=r"pipe\.png is no ordinary file"):
+            read(tmp_path / "pipe.png")
+        with pytest.raises(RequestError, match="is a folder"):
+            read(tmp_path)
+
+
+def test_formats_that_run_other_programs_are_no_images(tmp_path):
+    """Pillow would hand PostScript to Ghostscript."""
+    drawing = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n0 0 8 8 rectfill\nshowpage\n"
+    (tmp_path / "drawing.png").write_bytes(drawing)
+    with pytest.raises(RequestError, match=r"drawing\.png is no image"):
+        read_image(tmp_path / "drawing.png")
+
+
+def test_photos_of_two_pictures_are_read(tmp_path):
+    """As phones store them: JPEG, with a second picture behind the first (MPO)."""
+    first, second = (Image.fromarray(gradient(96, 64)[:: 1 - 2 * turn]) for turn in (0, 1))
+    first.save(tmp_path / "phone.jpg", format="MPO", save_all=True, append_images=[second], quality=95)
+    assert np.abs(read_image(tmp_path / "phone.jpg") - gradient(96, 64).astype(int)).mean() < 3
+
+
+LARGE = {  # what of a large image must be as it is in a small one
+    "rgb.png": "RGB",
+    "rgb.jpg": "RGB",
+    "palette.gif": "P",
+    "cmyk.jpg": "CMYK",
+    "alpha.png": "RGBA",
+    "grey.png": "LA",
+    "deep.png": "I;16",
+    "float.tiff": "F",
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_large_images_are_reduced(tmp_path, monkeypatch, name):
+    """Converted in bands, and brought below the most that is kept by a whole number."""
+    small = Image.fromarray(gradient(50, 40)).convert("L" if LARGE[name] in ("I;16", "F") else LARGE[name])
+    if LARGE[name] in ("I;16", "F"):
+        kind = np.uint16 if LARGE[name] == "I;16" else np.float32
+        small = Image.fromarray(np.asarray(small).astype(kind) * kind(257))
+    large = small.resize((300, 240), Image.Resampling.NEAREST)
+    large.save(tmp_path / name)
+    whole = read_image(tmp_path / name)
+    monkeypatch.setattr(image, "_BAND", 1000)
+    assert (read_image(tmp_path / name) == whole).all()
+    monkeypatch.setattr(image, "KEPT_PIXELS", 300 * 240 // 30)
+    reduced = read_image(tmp_path / name)
+    assert reduced.shape in ((40, 50, 3), (30, 38, 3), (24, 30, 3))
+    assert reduced.shape[0] * reduced.shape[1] <= 300 * 240 // 30
+    expected = np.asarray(Image.fromarray(whole).resize(reduced.shape[1::-1], Image.Resampling.BOX)).astype(int)
+    assert np.abs(reduced - expected).mean() < 3
+
+
+def test_more_pixels_than_memory_can_hold_are_refused_from_the_header(photo, monkeypatch):
+    monkeypatch.setattr(image, "MOST_PIXELS", 96 * 64 - 1)
+    monkeypatch.setitem(image.MOST_PIXELS_OF, "WEBP", 96 * 64)
+    for read in (read_size, read_image):
+        assert read(photo("fits.webp")) is not None
+        with pytest.raises(RequestError, match=r"large\.png has too many pixels.*96x64"):
+            read(photo("large.png"))
 
 
 def test_decompression_bombs_are_refused(photo, monkeypatch):

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from moving_photos import psnr
 from PIL import Image
 
 from consisti2v_cli.errors import ConsistI2VError, RequestError
 from consisti2v_cli.media.video import (
     WRITERS,
     check_format,
-    encode_video,
     probe,
     read_frames,
     read_video,
@@ -30,10 +30,6 @@ def frames():
     return np.stack([np.roll(picture, -k, axis=1) for k in range(6)])
 
 
-def psnr(a, b):
-    return 10 * np.log10(255**2 / np.mean((a.astype(float) - b.astype(float)) ** 2))
-
-
 @pytest.mark.parametrize("format", WRITERS)
 @pytest.mark.parametrize("fps", [8, 12.5, 25])
 def test_what_was_written_is_read_again(tmp_path, frames, format, fps):
@@ -45,13 +41,6 @@ def test_what_was_written_is_read_again(tmp_path, frames, format, fps):
     assert np.abs((again.astype(float) - frames).mean(axis=(0, 1, 2))).max() < 1.5  # colours do not drift
     info = probe(path)
     assert (info.width, info.height) == (64, 48)
-
-
-@pytest.mark.parametrize("format", WRITERS)
-def test_same_frames_same_bytes(frames, format):
-    first, second = (encode_video(frames, 8, format, comment="a recipe") for _ in range(2))
-    assert first == second
-    assert encode_video(frames[:, ::-1], 8, format) != first
 
 
 def test_an_mp4_that_every_player_shows(tmp_path, frames):
@@ -69,14 +58,6 @@ def test_a_gif_shows_all_frames_for_ever(tmp_path, frames):
         assert image.info["loop"] == 0
         assert image.info["duration"] == 100
         assert np.abs(np.asarray(image.convert("RGB")).astype(int) - frames[0]).mean() < 6
-
-
-def test_a_gif_is_closer_to_the_frames_than_pillows(tmp_path, frames):
-    shots = [Image.fromarray(shot) for shot in frames]
-    shots[0].save(tmp_path / "pillow.gif", save_all=True, append_images=shots[1:], duration=100)
-    ours = write_video(tmp_path / "ours.gif", frames, 10)
-    theirs, _ = read_video(tmp_path / "pillow.gif")
-    assert psnr(read_video(ours)[0], frames) > psnr(theirs, frames)
 
 
 def test_frames_one_by_one(tmp_path, frames):
@@ -121,12 +102,10 @@ def test_permissions_are_those_of_any_new_file(tmp_path, frames):
     assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE((tmp_path / "other").stat().st_mode)
 
 
-def test_the_encoders_own_words(tmp_path, frames, monkeypatch):
-    from consisti2v_cli.media import video
-
-    monkeypatch.setattr(video, "CRF", "unheard-of")
+def test_the_encoders_own_words(tmp_path):
+    wide = np.zeros((1, 2, 70_000, 3), np.uint8)
     with pytest.raises(ConsistI2VError, match=r"could not be encoded: .+"):
-        write_video(tmp_path / "clip.mp4", frames, 8)
+        write_video(tmp_path / "clip.gif", wide, 8)
     assert list(tmp_path.iterdir()) == []
 
 
