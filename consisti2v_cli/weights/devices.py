@@ -1,19 +1,20 @@
-"""Where a model runs, and in which precision."""
+"""Where a model runs, and in which precision. Torch is imported where a device is looked for, not before."""
 
 from __future__ import annotations
-
-import torch
 
 from consisti2v_cli.errors import RequestError
 
 
 def choose_device(name: str = "auto") -> str:
     """The device of a `--device` value; auto: cuda, else mps, else cpu. RequestError if this machine lacks it."""
+    import torch
+
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return next(kind for kind, found in there.items() if found)
     kind, _, index = name.partition(":")
-    if not there.get(kind) or (index and kind == "cuda" and int(index) >= torch.cuda.device_count()):
+    number = int(index) if index.isdecimal() else -1 if index else 0
+    if not there.get(kind) or number < 0 or (kind == "cuda" and number >= torch.cuda.device_count()):
         possible = ", ".join(kind for kind, found in there.items() if found)
         raise RequestError(f"device is {name!r}, which this machine does not have; possible: {possible}.")
     return name

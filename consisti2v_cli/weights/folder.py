@@ -11,14 +11,24 @@ from typing import Any
 
 from consisti2v_cli.errors import WeightsError
 
+from .cache import hub_hash
+from .store import is_ours
+
 STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 BIN_STEMS = STEMS | {"text_encoder": "pytorch_model"}
 TOKENIZER_FILES = ({"tokenizer.json"}, {"vocab.json", "merges.txt"})  # either is enough
+HALVED = ("unet", "text_encoder")  # kept in half precision on request; the autoencoder's decoder overflows in it
+HALVES = ("fp16", "bf16")
 SETTINGS_FILE = "consisti2v.json"
+SCHEDULE_FILE = "scheduler/scheduler_config.json"
 
 _INDEX = re.compile(r"\.(safetensors|bin)\.index(\.\w+)?\.json$")
 _SHARD = re.compile(r"-\d+-of-\d+")
-_VARIANT_RANK = {"": 0, "fp16": 1, "bf16": 2}
+_VARIANTS = {  # which files are taken for a precision, best first; "": full precision
+    "fp32": ("", "fp16", "bf16"),
+    "fp16": ("fp16", "", "bf16"),
+    "bf16": ("bf16", "", "fp16"),
+}
 
 
 @dataclass(frozen=True)
@@ -54,9 +64,7 @@ def read_settings(folder: ModelFolder | Path) -> ModelSettings:
     path = _path(folder) / SETTINGS_FILE
     if not path.is_file():
         return ModelSettings()
-    values = read_json(path)
-    if not isinstance(values, dict):
-        raise WeightsError(f"{path} is damaged: a JSON object is expected.")
+    values = read_object(path)
     known = {field.name: type(field.default) for field in fields(ModelSettings)}
     for name, value in values.items():
         kinds = (int, float) if known.get(name) is float else (known.get(name, type(None)),)
@@ -67,24 +75,47 @@ def read_settings(folder: ModelFolder | Path) -> ModelSettings:
 
 def vae_factor(folder: ModelFolder | Path) -> int:
     """How many pixels one latent covers, along each side: 2 for every level of the autoencoder but the last."""
-    levels = read_json(_path(folder) / "vae" / "config.json").get("block_out_channels", [0])
+    path = _path(folder) / "vae" / "config.json"
+    levels = read_object(path).get("block_out_channels", [0])
+    if not isinstance(levels, list) or not levels:
+        raise WeightsError(f"{path} is damaged: block_out_channels is {levels!r}.")
     return int(2 ** (len(levels) - 1))
+
+
+def check_configurations(folder: ModelFolder | Path) -> None:
+    """Read all settings and configurations of a model. WeightsError naming the first that is damaged."""
+    read_settings(folder)
+    for part in STEMS:
+        read_object(_path(folder) / part / "config.json")
+    vae_factor(folder)
+    if (_path(folder) / SCHEDULE_FILE).is_file():
+        read_object(_path(folder) / SCHEDULE_FILE)
 
 
 def read_json(path: Path) -> Any:
     """Parse a JSON file; WeightsError naming it where that fails."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path} is damaged or cannot be read: {error}.") from None
 
 
-def pick_weights(names: Iterable[str], part: str, kind: str = "safetensors") -> list[str]:
+def read_object(path: Path) -> dict[str, Any]:
+    """Parse a JSON file that holds an object; WeightsError naming it where it is anything else."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path} is damaged: a JSON object is expected.")
+    return content
+
+
+def pick_weights(names: Iterable[str], part: str, kind: str = "safetensors", dtype: str | None = None) -> list[str]:
     """Of the file names in a part's folder, those that hold its weights; an index comes first, its shards follow.
 
     The plain file is preferred, then shards, then a variant such as `.fp16`, then a single file of any other name.
+    For a `dtype` of half precision its own variant comes first, and the other half precision after the plain files.
     `kind` is `safetensors` or `bin`. Empty where there are none.
     """
+    variants = _VARIANTS[dtype or "fp32"]
     stem = (STEMS if kind == "safetensors" else BIN_STEMS)[part]
     names = sorted(names)
     candidates = {}
@@ -93,21 +124,27 @@ def pick_weights(names: Iterable[str], part: str, kind: str = "safetensors") -> 
         index = _INDEX.search(name)
         if not name.endswith(f".{kind}") and (index is None or index[1] != kind):
             continue
-        variant = _variant(name, stem)
+        variant = variant_of(name, stem)
         if variant is None:
             others.append(name)
         elif not _SHARD.search(name):
-            candidates[_VARIANT_RANK.get(variant, 3), index is not None, name] = variant
+            rank = variants.index(variant) if variant in variants else len(variants)
+            candidates[rank, index is not None, name] = variant
     if not candidates:
         return others if len(others) == 1 and not _INDEX.search(others[0]) else []
     best = min(candidates)
     if not best[1]:
         return [best[2]]
-    shards = [n for n in names if _SHARD.search(n) and n.endswith(kind) and _variant(n, stem) == candidates[best]]
+    shards = [n for n in names if _SHARD.search(n) and n.endswith(kind) and variant_of(n, stem) == candidates[best]]
     return [best[2], *shards]
 
 
-def _variant(name: str, stem: str) -> str | None:
+def is_half(name: str, part: str) -> bool:
+    """Whether a file name is that of weights in half precision, beside those in full precision."""
+    return variant_of(name, STEMS[part]) in HALVES
+
+
+def variant_of(name: str, stem: str) -> str | None:
     """`fp16` of `STEM.fp16.safetensors`, `STEM-1-of-2.fp16.safetensors`, `STEM.safetensors.index.fp16.json`; or ''.
 
     None where the name has another stem.
@@ -119,26 +156,53 @@ def _variant(name: str, stem: str) -> str | None:
     return ".".join(words)
 
 
-def weight_files(folder: ModelFolder | Path, part: str) -> list[Path]:
-    """The safetensors files of a part, shards resolved through their index. WeightsError where some are missing."""
+def copy_name(part: str, dtype: str) -> str:
+    """The name of a part's copy in half precision."""
+    return f"{STEMS[part]}.{dtype}.safetensors"
+
+
+def weight_files(folder: ModelFolder | Path, part: str, dtype: str | None = None) -> list[Path]:
+    """The safetensors files of a part, shards resolved through their index; which of several, see `pick_weights`.
+
+    A copy that we made is passed over where what it was made from has changed since.
+
+    Raises:
+        WeightsError: some are missing.
+    """
     place = _path(folder) / part
-    picked = pick_weights(_names(place), part)
+    names = file_names(place)
+    picked = pick_weights(names, part, dtype=dtype)
     if not picked:
         raise WeightsError(f"The model in {_path(folder)} lacks {part}/{STEMS[part]}.safetensors.")
+    if is_stale(place, part, picked[0]):
+        picked = pick_weights(names, part)
     if not _INDEX.search(picked[0]):
         return [place / picked[0]]
-    wanted = _index_files(place / picked[0])
+    wanted = index_files(place / picked[0])
     absent = [name for name in wanted if not (place / name).is_file()]
     if absent:
         raise WeightsError(f"The model in {_path(folder)} lacks {', '.join(f'{part}/{n}' for n in absent)}.")
     return [place / name for name in wanted]
 
 
+def is_stale(place: Path, part: str, name: str) -> bool:
+    """Whether a file in a part's folder is a copy of our own of which the originals are there, and newer.
+
+    What the hub gave never changes, and may have come again later.
+    """
+    originals = pick_weights(file_names(place), part)
+    if name in originals or not is_ours(place / name):
+        return False
+    written = (place / name).stat().st_mtime_ns
+    changing = [place / original for original in originals if hub_hash(place / original) is None]
+    return any(original.stat().st_mtime_ns > written for original in changing)
+
+
 def missing(folder: Path) -> list[str]:
     """What a folder lacks of a whole model, in words; empty for a complete one. Contents are not checked."""
     lacking = []
     for part in STEMS:
-        names = _names(folder / part)
+        names = file_names(folder / part)
         if "config.json" not in names:
             lacking.append(f"{part}/config.json")
         if pick_weights(names, part):
@@ -148,7 +212,7 @@ def missing(folder: Path) -> list[str]:
                 lacking.append(f"some of the weights in {part}/")
         else:
             lacking.append(f"{part}/{STEMS[part]}.safetensors")
-    if not any(files <= set(_names(folder / "tokenizer")) for files in TOKENIZER_FILES):
+    if not any(files <= set(file_names(folder / "tokenizer")) for files in TOKENIZER_FILES):
         lacking.append("tokenizer/tokenizer.json")
     return lacking
 
@@ -158,9 +222,9 @@ def convertible(names: Collection[str], part: str) -> list[str]:
     return [] if pick_weights(names, part) else pick_weights(names, part, "bin")
 
 
-def _index_files(index: Path) -> list[str]:
+def index_files(index: Path) -> list[str]:
     """The shards that an index names, each once and none outside of the index's own folder."""
-    weight_map = read_json(index).get("weight_map")
+    weight_map = read_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise WeightsError(f"{index} is damaged: it has no weight_map.")
     names = sorted({str(name) for name in weight_map.values()})
@@ -169,7 +233,8 @@ def _index_files(index: Path) -> list[str]:
     return names
 
 
-def _names(place: Path) -> list[str]:
+def file_names(place: Path) -> list[str]:
+    """The files in a folder, sorted; dangling links are none. Empty where there is no folder."""
     return sorted(entry.name for entry in place.iterdir() if entry.is_file()) if place.is_dir() else []
 
 

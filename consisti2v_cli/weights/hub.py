@@ -1,25 +1,24 @@
-"""Find models on this machine, without a network; and fetch those that are not here from the hub."""
+"""Find models on this machine, without a network; and bring those here that are not, from the hub."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Sequence
+import hashlib
+import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from consisti2v_cli.errors import RequestError, WeightsError
 
-from .folder import STEMS, TOKENIZER_FILES, ModelFolder, convertible, missing, pick_weights
+from . import fetching
+from .cache import check_revision, full_disk_in_words, hub_cache, locked, snapshot, storage
+from .folder import HALVES, STEMS, ModelFolder, convertible, file_names, missing
 from .registry import BUNDLED, FULL, MODELS, SMALL, hub_repo, local_folder
 
-Progress = Callable[[str, int, int], None]  # file, bytes done of all files, bytes of all files
+Progress = Callable[[str, int, int], None]  # stage, bytes done of all files, bytes of all files
 Notice = Callable[[str], None]
 
 DEFAULT_REVISION = "main"
-
-
-class _UnreachableError(Exception):
-    """The hub was not reached, or not to the end."""
+DTYPES = ("fp32", *HALVES)
 
 
 def find(model: str, revision: str | None = None) -> ModelFolder | None:
@@ -29,7 +28,7 @@ def find(model: str, revision: str | None = None) -> ModelFolder | None:
         model: a name of `MODELS`, a folder, or a hub repository `owner/name`.
         revision: branch, tag or commit of a hub repository; its main branch by default.
     """
-    folder = _place(model, revision)
+    folder = locate(model, revision)
     return folder if folder and not missing(folder.path) else None
 
 
@@ -40,23 +39,23 @@ def require(model: str, revision: str | None = None) -> ModelFolder:
         RequestError: `model` is no name, no folder and no repository.
         WeightsError: it is not on this machine, or not all of it: says what is missing and how to get it.
     """
-    folder = _place(model, revision)
+    folder = locate(model, revision)
     if folder is None:
-        raise WeightsError(f"The weights of {model} are not on this machine; run: {_fetch_command(model, revision)}")
+        raise WeightsError(f"The weights of {model} are not on this machine; run: {fetch_command(model, revision)}")
     lacking = missing(folder.path)
     if not lacking:
         return folder
-    bins = [f"{part}/{name}" for part in STEMS for name in convertible(_names(folder.path / part), part)]
+    bins = [f"{part}/{name}" for part in STEMS for name in convertible(file_names(folder.path / part), part)]
     if bins:
         raise WeightsError(
             f"The model {model} has {', '.join(bins)}, which rendering does not read; "
-            f"convert to safetensors once: {_fetch_command(model, revision)}"
+            f"convert to safetensors once: {fetch_command(model, revision)}"
         )
     if folder.path == BUNDLED:
         raise WeightsError(f"The bundled model lacks {', '.join(lacking)}: install consisti2v-cli again.")
     what = f"The model {model} is not complete: {', '.join(lacking)} missing"
     if hub_repo(model) and local_folder(model) is None:
-        raise WeightsError(f"{what}; run: {_fetch_command(model, revision)}")
+        raise WeightsError(f"{what}; run: {fetch_command(model, revision)}")
     raise WeightsError(f"{what} in {folder.path}.")
 
 
@@ -65,176 +64,139 @@ def choose() -> str:
     return FULL if find(FULL) else SMALL
 
 
+def locate(model: str, revision: str | None = None) -> ModelFolder | None:
+    """Where a model lies, complete or not; None for a repository that is not in the cache.
+
+    Raises:
+        RequestError: `model` is no name, no folder and no repository, or the revision no name of one.
+    """
+    folder = local_folder(model)
+    if folder is not None:
+        return ModelFolder(folder, model if model in MODELS else folder.resolve().name)
+    place = snapshot(repository(model), revision or DEFAULT_REVISION)
+    return ModelFolder(place, model, place.name) if place else None
+
+
+def repository(model: str) -> str:
+    """The hub repository that a name stands for. RequestError where it is none."""
+    repo = hub_repo(model)
+    if repo is None:
+        names = ", ".join(MODELS)
+        raise RequestError(
+            f"The model {model!r} is neither a name ({names}), nor a folder, nor a hub repository owner/name."
+        )
+    return repo
+
+
 def fetch(
     model: str,
     *,
     revision: str | None = None,
+    dtype: str | None = None,
+    drop_originals: bool = False,
     on_progress: Progress | None = None,
     on_notice: Notice | None = None,
 ) -> ModelFolder:
-    """Download what is missing of a model into the hub cache, and convert parts that exist only as `.bin`.
+    """Bring a model here, whole and right: download what is missing, check what there is, convert what is `.bin`.
 
-    A folder on this machine is only converted. Files in the cache are not downloaded again; with all of them there,
-    the hub need not be reached.
+    A folder on this machine is only converted. With all of a repository in the cache, the hub need not be reached.
+    A download that was killed goes on where it stopped.
 
     Args:
         model, revision: as in `find`.
-        on_progress: called with a file's name, the bytes done of all files, and the bytes of all files.
-        on_notice: called with a sentence about anything out of the ordinary, such as a conversion.
+        dtype: `fp16` or `bf16`: keep network and text encoder in half precision too, as the hub has them or made
+            here. `fp32`: the originals, even where they were dropped. By default what the hub has in full precision,
+            and nothing again that was dropped.
+        drop_originals: remove the full precision of what is kept in half precision.
+        on_progress: called with the stage (`checking`, `downloading`, `halving`), the bytes done of all its files,
+            and the bytes of all its files.
+        on_notice: called with a sentence about anything out of the ordinary, such as a wait or a conversion.
 
     Raises:
-        RequestError: `model` is no name, no folder and no repository.
-        WeightsError: the hub cannot be reached, has no such model, or the model lacks a part.
+        RequestError: `model` is no name, no folder and no repository, or the rest does not suit it.
+        WeightsError: the hub cannot be reached, does not give the model out, or the model lacks a part; or it is
+            damaged, and comes damaged again.
+        ConsistI2VError: the disk is full, or the cache cannot be written.
     """
-    notice = on_notice or _ignore
-    if local_folder(model) is None:
-        try:
-            _download(model, revision or DEFAULT_REVISION, on_progress or _ignore)
-        except _UnreachableError as error:
-            if find(model, revision) is None:
-                raise WeightsError(str(error)) from error
-            notice(f"{error} The cache has all of it; that is used.")
-    folder = _place(model, revision)
-    if folder is None:
-        raise WeightsError(f"{model} was downloaded but is not in the cache; is HF_HUB_CACHE writable?")
-    _convert(folder.path, notice)
+    report, notice = on_progress or _ignore, on_notice or _ignore
+    _check_request(model, revision, dtype, drop_originals)
+    folder, here = local_folder(model), find(model, revision)
+    half = dtype if dtype in HALVES else None
+    if folder and here and half is None:
+        return here
+    if here and half is None and not os.access(hub_cache(), os.W_OK) and not fetching.in_other(here.path, dtype):
+        notice(f"The cache {hub_cache()} cannot be written; what it has of {model} is used.")
+        return here
+    waiting = f"Another process is fetching {model}; waiting for it."
+    with locked(_lock_name(model), lambda: notice(waiting), cached=folder is None), full_disk_in_words():
+        if folder:
+            fetching.check_space_for_copies(folder, half)
+        place = folder or _bring(model, revision, dtype, report, notice)
+        fetching.convert(place, notice)
+        if half:
+            fetching.halve(place, half, report, notice)
+        if half and drop_originals:
+            fetching.drop(place, half, notice)
     return require(model, revision)
 
 
-def _place(model: str, revision: str | None) -> ModelFolder | None:
-    """Where a model lies or would lie; None for a repository that is not in the cache. RequestError for nonsense."""
-    folder = local_folder(model)
-    if folder is not None:
-        return ModelFolder(folder, model if model in MODELS else folder.resolve().name)
-    repo = hub_repo(model)
-    if repo is None:
-        raise RequestError(
-            f"--model {model} is neither a name ({', '.join(MODELS)}), nor a folder, nor a hub repository owner/name."
-        )
-    snapshot = _snapshot(repo, revision or DEFAULT_REVISION)
-    return ModelFolder(snapshot, model, snapshot.name) if snapshot else None
+def _bring(model: str, revision: str | None, dtype: str | None, report: Progress, notice: Notice) -> Path:
+    """The folder of a repository in the cache, from the hub; or what is there already, where the hub is not reached."""
+    from .download import UnreachableError
 
-
-def _snapshot(repo: str, revision: str) -> Path | None:
-    """A repository's folder in the hub cache: `models--owner--name/snapshots/COMMIT`, `refs/BRANCH` names the commit.
-
-    Looked up by hand: `snapshot_download(local_files_only=True)` refuses a snapshot of which only some files are here,
-    and of a repository only those that are needed are.
-    """
-    from huggingface_hub import constants
-
-    storage = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
-    reference = storage / "refs" / revision
-    commit = reference.read_text().strip() if reference.is_file() else revision
-    snapshot = storage / "snapshots" / commit
-    return snapshot if snapshot.is_dir() else None
-
-
-def _download(model: str, revision: str, on_progress: Progress) -> None:
-    from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    repo = hub_repo(model)
-    if repo is None:
-        _place(model, revision)  # raises
-        return
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it speaks through `on_progress`
+    here = find(model, revision)
     try:
-        info = HfApi().model_info(repo, revision=revision, files_metadata=True)
-        sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
-        wanted = needed_files(sizes)
-        counter = _Counter(sum(sizes[name] for name in wanted), on_progress)
-        for name in wanted:
-            hf_hub_download(repo, name, revision=revision, tqdm_class=counter.bar(name))
-            counter.complete(name, sizes[name])
-    except (OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
-        raise _UnreachableError(f"{model} cannot be fetched: {_first_line(error)}") from error
-    except HfHubHTTPError as error:
-        raise WeightsError(f"The hub does not give out {repo} at {revision}: {_first_line(error)}") from error
-    except WeightsError:
-        raise
-    except Exception as error:  # whatever the hub client's HTTP library raises, which changes between its versions
-        message = f"{model} cannot be fetched ({_first_line(error)}); run the same again to go on."
-        raise _UnreachableError(message) from error
+        return fetching.bring(repository(model), revision or DEFAULT_REVISION, dtype, here is None, report, notice)
+    except UnreachableError as error:
+        if here is None:
+            again = fetch_command(model, revision)
+            raise WeightsError(f"{model} is not all in the cache, and {error}; to go on, run: {again}") from None
+        if damaged := fetching.check_cached(here.path, report):
+            raise WeightsError(f"{model} has damaged files ({', '.join(damaged)}), and {error}.") from None
+        if parts := fetching.in_other(here.path, dtype):
+            again = f"{fetch_command(model, revision)} --dtype {dtype}"
+            what = f"{' and '.join(parts)} of {model} cannot be had in {dtype} from what is in the cache"
+            raise WeightsError(f"{what}, and {error}; to go on, run: {again}") from None
+        notice(f"{error}. The cache has all of {model}; that is used.")
+        return here.path
 
 
-def needed_files(names: Iterable[str]) -> list[str]:
-    """Of all files of a repository, those that rendering needs. WeightsError naming the parts that it lacks."""
-    folders: dict[str, list[str]] = {}
-    for name in names:
-        place, _, file = name.rpartition("/")
-        folders.setdefault(place, []).append(file)
-    wanted = [file for file in folders.get("", []) if file in ("consisti2v.json", "model_index.json")]
-    lacking = []
-    for part in STEMS:
-        inside = folders.get(part, [])
-        weights = pick_weights(inside, part) or pick_weights(inside, part, "bin")
-        if not weights or "config.json" not in inside:
-            lacking.append(part)
-        wanted += [f"{part}/{file}" for file in ("config.json", *weights)]
-    inside = folders.get("tokenizer", [])
-    if not any(files <= set(inside) for files in TOKENIZER_FILES):
-        lacking.append("tokenizer")
-    if lacking:
-        raise WeightsError(f"The repository is no whole model: {', '.join(lacking)} missing.")
-    wanted += [f"tokenizer/{file}" for file in inside if file.endswith((".json", ".txt"))]
-    wanted += [f"scheduler/{file}" for file in folders.get("scheduler", []) if file.endswith(".json")]
-    return wanted
+def _check_request(model: str, revision: str | None, dtype: str | None, drop_originals: bool) -> None:
+    """RequestError for what does not go together, before anything is asked or written."""
+    if dtype not in (None, *DTYPES):
+        raise RequestError(f"dtype is {dtype!r}; possible: {', '.join(DTYPES)}.")
+    if drop_originals and dtype not in HALVES:
+        raise RequestError(f"Originals are dropped only where copies are kept; name a dtype: {', '.join(HALVES)}.")
+    folder = local_folder(model)
+    if folder is None:
+        repository(model)
+        check_revision(revision or DEFAULT_REVISION)
+    elif revision:
+        raise RequestError(f"{model} is a folder on this machine: it has no revision {revision!r}.")
+    elif folder == BUNDLED and dtype:
+        raise RequestError(f"{model} is part of the package and stays as it is; dtype {dtype} is for other models.")
+    elif drop_originals:
+        raise RequestError(f"{model} is a folder of your own: nothing in it is removed. Do so by hand.")
 
 
-class _Counter:
-    """Adds up the bytes of several downloads, each of which the hub client reports to a progress bar of its own."""
-
-    def __init__(self, total: int, on_progress: Progress) -> None:
-        self.total = total
-        self.on_progress = on_progress
-        self.finished = 0
-
-    def bar(self, name: str) -> type[Any]:
-        """A class of progress bars that report to this counter."""
-        from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
-
-        counter = self
-
-        class Bar(tqdm):
-            def __init__(self, *args: Any, **kwargs: Any) -> None:
-                super().__init__(*args, **(kwargs | {"disable": True}))  # type: ignore[no-untyped-call]
-                self.bytes = int(kwargs.get("initial") or 0)
-
-            def update(self, n: float | None = 1) -> None:
-                self.bytes += int(n or 0)
-                counter.on_progress(name, counter.finished + self.bytes, counter.total)
-
-        return Bar
-
-    def complete(self, name: str, size: int) -> None:
-        """Note that a file is here, downloaded now or before."""
-        self.finished += size
-        self.on_progress(name, self.finished, self.total)
+def _lock_name(model: str) -> str:
+    """Under which the cache is locked while a model is worked on; the same for all names of it."""
+    folder = local_folder(model)
+    if folder is None:
+        return storage(repository(model)).name
+    return "folder--" + hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
 
 
-def _convert(folder: Path, on_notice: Notice) -> None:
-    """Write safetensors beside the `.bin` files of the parts that have nothing else."""
-    for part in STEMS:
-        bins = convertible(_names(folder / part), part)
-        if bins:
-            from .convert import convert_part
-
-            written = convert_part(folder / part, part, bins)
-            on_notice(f"Converted {part}/{', '.join(bins)} to safetensors: {', '.join(written)}")
-
-
-def _names(place: Path) -> Sequence[str]:
-    return [entry.name for entry in place.iterdir()] if place.is_dir() else []
-
-
-def _fetch_command(model: str, revision: str | None) -> str:
+def fetch_command(model: str, revision: str | None = None) -> str:
+    """What a person types to bring a model here."""
     other = revision not in (None, DEFAULT_REVISION)
     return f"consisti2v fetch-weights {model}" + (f" --revision {revision}" if other else "")
 
 
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def mend_command(folder: ModelFolder) -> str:
+    """What a person types to check a model of the cache, and to fetch again what is damaged."""
+    main = locate(folder.name)
+    return fetch_command(folder.name, None if main and main.revision == folder.revision else folder.revision)
 
 
 def _ignore(*_: object) -> None:

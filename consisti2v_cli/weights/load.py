@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,19 +13,30 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from consisti2v_cli.diffusion import make_scheduler
 from consisti2v_cli.errors import RequestError, WeightsError
 from consisti2v_cli.model import BACKENDS, UNetConfig, VideoUNet, rotary_frequencies, unused_tensor
 
-from .folder import STEMS, ModelFolder, ModelSettings, missing, read_json, read_settings, weight_files
+from .folder import (
+    SCHEDULE_FILE,
+    STEMS,
+    ModelFolder,
+    ModelSettings,
+    check_configurations,
+    missing,
+    read_object,
+    read_settings,
+    weight_files,
+)
+from .hub import mend_command
+from .store import FREQUENCIES, PRECISIONS, Header, read_header
+from .tensors import fault
 
 __all__ = ["DTYPES", "Model", "load_model", "load_part", "read_settings"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _NAMED_IN_MESSAGE = 5  # tensors, before the rest is only counted
-_FREQUENCIES = "rotary_emb.freqs"
-
-Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -75,41 +87,68 @@ def load_model(
         raise WeightsError(f"The model in {folder.path} is not complete: {', '.join(lacking)} missing.")
     place = torch.device(device)
     kind = _dtype(dtype)
-    settings = read_settings(folder)
     parts: dict[str, Any] = {}
-    for done, part in enumerate(STEMS):
-        if on_part:
-            on_part("loading", done, len(STEMS))
-        parts[part] = load_part(folder, part, device=place, dtype=torch.float32 if part == "vae" else kind)
+    with _advice_to_mend(folder):
+        check_configurations(folder)  # all of them, before the first of the weights
+        schedule = read_schedule(folder.path)
+        for done, part in enumerate(STEMS):
+            if on_part:
+                on_part("loading", done, len(STEMS))
+            parts[part] = load_part(folder, part, device=place, dtype=torch.float32 if part == "vae" else kind)
+        tokenizer = _load_tokenizer(folder.path / "tokenizer")
     _set_attention(parts["unet"], attention)
-    tokenizer = _load_tokenizer(folder.path / "tokenizer")
     if on_part:
         on_part("loading", len(STEMS), len(STEMS))
     return Model(
         folder=folder,
         **parts,
         tokenizer=tokenizer,
-        scheduler_config=_scheduler_config(folder.path),
-        settings=settings,
+        scheduler_config=schedule,
+        settings=read_settings(folder),
         device=place,
         dtype=kind,
         attention=attention,
     )
 
 
+@contextmanager
+def _advice_to_mend(folder: ModelFolder) -> Iterator[None]:
+    """Add to a WeightsError how the files of the cache are checked and mended."""
+    try:
+        yield
+    except WeightsError as error:
+        if folder.revision is None:
+            raise
+        raise WeightsError(f"{error}\nTo check the files and mend them: {mend_command(folder)}") from error
+
+
 def load_part(
     folder: ModelFolder | Path, part: str, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
 ) -> Any:
-    """Load `unet`, `vae` or `text_encoder`, in evaluation mode, without gradients. WeightsError as in `load_model`."""
+    """Load `unet`, `vae` or `text_encoder`, in evaluation mode, without gradients. WeightsError as in `load_model`.
+
+    Of several files, those stored in `dtype` are taken.
+    """
     path = folder.path if isinstance(folder, ModelFolder) else folder
-    config = read_json(path / part / "config.json")
+    module = _empty(path, part)
+    precision = next((name for name, kind in DTYPES.items() if kind == dtype), None)
+    _fill(module, weight_files(path, part, precision), part, torch.device(device), dtype)
+    return module.eval().requires_grad_(False)
+
+
+def _empty(folder: Path, part: str) -> nn.Module:
+    """A part as its configuration describes it, on the meta device: without numbers."""
+    path = folder / part / "config.json"
+    config = read_object(path)
     try:
         with torch.device("meta"):
-            module = _BUILDERS[part](config)
-    except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
-        raise WeightsError(f"{path / part / 'config.json'} describes no {part} that can be built: {error}") from error
-    _fill(module, weight_files(path, part), part, torch.device(device), dtype)
-    return module.eval().requires_grad_(False)
+            return _BUILDERS[part](config)
+    except Exception as error:  # the libraries raise whatever they meet
+        raise WeightsError(f"{path} describes no {part} that can be built: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def _build_unet(config: dict[str, Any]) -> nn.Module:
@@ -135,45 +174,85 @@ _BUILDERS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
 }
 
 
-def _fill(module: nn.Module, files: Iterable[Path], part: str, device: torch.device, dtype: torch.dtype) -> None:
+def check_part(folder: Path, part: str, files: Sequence[Path], on_bytes: Callable[[int], object]) -> None:
+    """Find out whether a part could be loaded, one tensor at a time. WeightsError as in `load_model`.
+
+    Args:
+        folder: the model's.
+        part: `unet`, `vae` or `text_encoder`.
+        files: its weights.
+        on_bytes: called with the number of bytes read since the last call.
+    """
+    for path, names in _survey(_empty(folder, part), files, part).items():
+        for _, tensor in _stored(path, names, part):
+            on_bytes(tensor.nbytes)
+
+
+def _fill(module: nn.Module, files: Sequence[Path], part: str, device: torch.device, dtype: torch.dtype) -> None:
     """Give a module on the meta device the tensors of its files, which must be exactly those it has."""
-    expected: Shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    rename = _renamer(part, expected)
     tensors: dict[str, Tensor] = {}
-    wrong: Shapes = {}
-    extra: list[str] = []
-    for path in files:
-        try:
-            with safe_open(path, framework="pt") as file:
-                for stored in file.keys():  # noqa: SIM118, it is no dictionary
-                    name = rename(stored)
-                    if name is None:
-                        continue
-                    shape = tuple(file.get_slice(stored).get_shape())
-                    if name not in expected:
-                        extra.append(name)
-                    elif shape != expected[name]:
-                        wrong[name] = shape
-                    else:
-                        tensors[name] = _placed(name, file.get_tensor(stored), device, dtype)
-        except (SafetensorError, OSError) as error:
-            raise WeightsError(f"{part}/{path.name} is damaged or cannot be read: {error}") from error
-    _check(part, expected, set(tensors), wrong, extra)
+    for path, names in _survey(module, files, part).items():
+        for name, tensor in _stored(path, names, part, dtype):
+            tensors[name] = _placed(name, tensor, device, dtype)
     module.load_state_dict(tensors, assign=True)
     _restore_buffers(module)
 
 
-def _check(part: str, expected: Shapes, found: set[str], wrong: Shapes, extra: list[str]) -> None:
+def _stored(
+    path: Path, names: Mapping[str, str], part: str, dtype: torch.dtype | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a file under the module's names; WeightsError where one is not finite, in `dtype` too."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            for stored, name in names.items():
+                tensor = file.get_tensor(stored)
+                target = tensor.dtype if dtype is None or name.endswith(FREQUENCIES) else dtype
+                if problem := fault(tensor, target):
+                    raise WeightsError(f"{part}/{path.name} cannot be used: {name} {problem}.")
+                yield name, tensor
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{part}/{path.name} is damaged or cannot be read: {error}") from error
+
+
+def _survey(module: nn.Module, files: Sequence[Path], part: str) -> dict[Path, dict[str, str]]:
+    """Which tensors to take from each file, and the module's names for them; from the headers alone.
+
+    Raises:
+        WeightsError: the files do not have exactly the tensors of the module: names file and tensors.
+    """
+    state = module.state_dict()
+    rename = _renamer(part, state)
+    absent = dict.fromkeys(state)
+    taken: dict[Path, dict[str, str]] = {}
     problems = []
-    if absent := [name for name in expected if name not in found and name not in wrong]:
-        problems.append(f"lacks {_listed(absent)}")
-    if extra:
-        problems.append(f"has unknown {_listed(extra)}")
-    if wrong:
-        shapes = [f"{name} {list(shape)} instead of {list(expected[name])}" for name, shape in wrong.items()]
-        problems.append(f"has {_listed(shapes)}")
+    for path in files:
+        header, taken[path] = read_header(path), {}
+        extra, wrong = [], []
+        for stored in header.shapes:
+            name = rename(stored)
+            if name in absent:
+                del absent[name]
+                taken[path][stored] = name
+                wrong += _misfit(name, state[name], header, stored)
+            elif name is not None:  # or there twice
+                extra.append(name)
+        problems += [f"{part}/{path.name} has unknown {_listed(extra)}"] if extra else []
+        problems += [f"{part}/{path.name} has {_listed(wrong)}"] if wrong else []
+    if absent:
+        problems.insert(0, f"{_listed([f'{part}/{path.name}' for path in files])} lacks {_listed([*absent])}")
     if problems:
-        raise WeightsError(f"The weights in {part}/ do not fit: the file {', and '.join(problems)}.")
+        raise WeightsError(f"The weights do not fit the network: {'; '.join(problems)}.")
+    return taken
+
+
+def _misfit(name: str, expected: Tensor, header: Header, stored: str) -> list[str]:
+    """What is wrong with a stored tensor's shape or kind, in words."""
+    shape = header.shapes[stored]
+    if shape != tuple(expected.shape):
+        return [f"{name} {list(shape)} instead of {list(expected.shape)}"]
+    if (header.dtypes[stored] in PRECISIONS) != expected.is_floating_point():
+        return [f"{name} of the type {header.dtypes[stored]} instead of {str(expected.dtype).removeprefix('torch.')}"]
+    return []
 
 
 def _listed(names: list[str]) -> str:
@@ -183,14 +262,14 @@ def _listed(names: list[str]) -> str:
 
 def _placed(name: str, tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     """A stored tensor where and as what it is used. Rotary frequencies stay float32."""
-    if not name.endswith(_FREQUENCIES):
+    if not name.endswith(FREQUENCIES):
         return tensor.to(device, dtype if tensor.is_floating_point() else None)
     if tensor.dtype != torch.float32:  # rounded when the file was written
         tensor = rotary_frequencies(4 * tensor.numel())
     return tensor.to(device)
 
 
-def _renamer(part: str, expected: Shapes) -> Callable[[str], str | None]:
+def _renamer(part: str, expected: Iterable[str]) -> Callable[[str], str | None]:
     """From a name in a file to the module's own; None for tensors that are not needed."""
     if part == "unet":
         return _unet_name
@@ -245,9 +324,17 @@ def _load_tokenizer(place: Path) -> Any:
         raise WeightsError(f"The tokenizer in {place} is damaged: {error}") from error
 
 
-def _scheduler_config(folder: Path) -> dict[str, Any] | None:
-    path = folder / "scheduler" / "scheduler_config.json"
-    return dict(read_json(path)) if path.is_file() else None
+def read_schedule(folder: Path) -> dict[str, Any] | None:
+    """A model's `scheduler_config.json`, None where it has none. WeightsError where no schedule comes of it."""
+    path = folder / SCHEDULE_FILE
+    if not path.is_file():
+        return None
+    config = read_object(path)
+    try:
+        make_scheduler("ddim", config)
+    except Exception as error:  # the library raises whatever it meets
+        raise WeightsError(f"{path} describes no schedule: {_first_line(error)}") from error
+    return config
 
 
 def _set_attention(unet: VideoUNet, attention: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from .cache import is_model, repositories, snapshots
+
 BUNDLED = Path(__file__).parent / "bundled"
 FULL, SMALL = "consisti2v", "sketch"
 
@@ -14,7 +16,8 @@ MODELS: dict[str, str | None] = {  # name that --model takes: its hub repository
     SMALL: None,
 }
 
-_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+# As the hub allows them: 96 letters, and no dots or dashes side by side, nor at an end
+_REPO = re.compile(r"(?!.*(--|\.\.|\.git$))(?!.{97})[A-Za-z0-9](?:[\w.-]*\w)?/\w(?:[\w.-]*\w)?", re.ASCII)
 
 
 def local_folder(model: str) -> Path | None:
@@ -30,3 +33,10 @@ def hub_repo(model: str) -> str | None:
     if model in MODELS:
         return MODELS[model]
     return model if _REPO.fullmatch(model) else None
+
+
+def known_models() -> list[str]:
+    """What --model takes on this machine without a download: names, and repositories in the cache. Imports no torch."""
+    named = set(MODELS.values())
+    cached = [repo for repo, place in repositories() if repo not in named and any(map(is_model, snapshots(place)))]
+    return [*MODELS, *cached]

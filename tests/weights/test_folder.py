@@ -9,6 +9,7 @@ import pytest
 from consisti2v_cli.errors import RequestError, WeightsError
 from consisti2v_cli.weights import ModelSettings, choose, find, read_settings, require
 from consisti2v_cli.weights.folder import missing, pick_weights, vae_factor
+from consisti2v_cli.weights.registry import hub_repo
 
 D = "diffusion_pytorch_model"
 
@@ -34,6 +35,23 @@ D = "diffusion_pytorch_model"
 def test_which_files_hold_the_weights(names, expected):
     assert pick_weights(names, "unet") == expected
     assert pick_weights(reversed(names), "unet") == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "dtype", "expected"),
+    [
+        (["", ".fp16", ".bf16"], "fp32", ""),
+        (["", ".fp16", ".bf16"], "fp16", ".fp16"),
+        (["", ".fp16", ".bf16"], "bf16", ".bf16"),
+        (["", ".fp16"], "bf16", ""),  # rounded once, as it was before there was a copy
+        ([".fp16"], "bf16", ".fp16"),
+        ([".fp16"], "fp32", ".fp16"),
+        ([".bf16", ".non_ema"], "fp16", ".bf16"),
+    ],
+)
+def test_which_files_suit_a_precision(names, dtype, expected):
+    files = [f"{D}{name}.safetensors" for name in names]
+    assert pick_weights(files, "unet", dtype=dtype) == [f"{D}{expected}.safetensors"]
 
 
 def test_bin_files_are_found_too():
@@ -112,6 +130,36 @@ def test_looking_for_models_does_not_import_torch(tiny_model):
     )
     done = subprocess.run([sys.executable, "-c", code, tiny_model], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("content", ["[1]", "3", '{"weight_map": ["a"]}'])
+def test_an_index_of_the_wrong_shape(model_copy, content):
+    (model_copy / "unet" / f"{D}.safetensors").unlink()
+    (model_copy / "unet" / f"{D}.safetensors.index.json").write_text(content)
+    assert find(str(model_copy)) is None
+    with pytest.raises(WeightsError, match="unet"):
+        require(str(model_copy))
+
+
+@pytest.mark.parametrize("content", ["[1]", '{"block_out_channels": 3}', "{"])
+def test_without_the_autoencoders_levels_there_is_no_size(model_copy, content):
+    (model_copy / "vae" / "config.json").write_text(content)
+    with pytest.raises(WeightsError, match=r"vae/config\.json"):
+        vae_factor(model_copy)
+
+
+@pytest.mark.parametrize("name", ["a/b", "TIGER-Lab/ConsistI2V", "someone/_model", "a.b_c/d-e.f", f"a/{'b' * 94}"])
+def test_names_that_a_repository_may_have(name):
+    assert hub_repo(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a--b/c", "a/b--c", "a..b/c", "a/b.", "a/-b", "a-/b", "a/.b", "a/b.git", "a/b/c", "a/é", f"a/{'b' * 95}", "a/b\n"],
+)
+def test_names_that_no_repository_can_have(name):
+    with pytest.raises(RequestError, match="neither a name"):
+        require(name)
 
 
 def test_an_index_cannot_point_elsewhere(model_copy):

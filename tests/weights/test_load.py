@@ -1,6 +1,8 @@
 """Files become modules strictly; whatever does not fit is named."""
 
 import json
+import os
+import pickle
 import re
 
 import pytest
@@ -9,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from consisti2v_cli.errors import RequestError, WeightsError
 from consisti2v_cli.model import rotary_frequencies
+from consisti2v_cli.weights import ModelFolder
 from consisti2v_cli.weights.load import load_model, load_part
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -166,6 +169,77 @@ def test_many_missing_tensors_are_counted(model_copy):
         load_part(model_copy, "unet")
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("stored", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("file", TENSOR_OF)
+def test_numbers_that_are_none_are_named(model_copy, file, stored, number):
+    part = file.partition("/")[0]
+    tensors = {name: tensor.to(stored) for name, tensor in load_file(model_copy / file).items()}
+    name = next(stored for stored in tensors if stored.endswith(TENSOR_OF[file]))
+    tensors[name].view(-1)[-1] = number
+    save_file(tensors, model_copy / file)
+    for dtype in (torch.float32, torch.float16):
+        with pytest.raises(WeightsError, match=rf"{re.escape(file)}.*{re.escape(TENSOR_OF[file])}.*not finite"):
+            load_part(model_copy, part, dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("stored", "dtype"), [("float32", "float16"), ("bfloat16", "float16"), ("float64", "bfloat16")]
+)
+def test_numbers_that_are_too_large_for_the_precision_are_named(model_copy, stored, dtype):
+    largest = torch.finfo(getattr(torch, dtype)).max
+    tensors = {name: tensor.to(getattr(torch, stored)) for name, tensor in load_file(model_copy / UNET).items()}
+    tensors["conv_in.bias"][3] = -1.02 * largest
+    save_file(tensors, model_copy / UNET)
+    with pytest.raises(WeightsError, match=rf"conv_in\.bias .*too large for {dtype}"):
+        load_part(model_copy, "unet", dtype=getattr(torch, dtype))
+    tensors["conv_in.bias"][3] = -0.98 * largest
+    save_file(tensors, model_copy / UNET)
+    assert torch.isfinite(load_part(model_copy, "unet", dtype=getattr(torch, dtype)).conv_in.bias).all()
+
+
+@pytest.mark.parametrize("file", [UNET, VAE, TEXT])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_under_the_name_of_safetensors_is_not_run(model_copy, file, zipped):
+    class Bomb:
+        def __reduce__(self):
+            return (os.mkdir, (str(model_copy / "exploded"),))
+
+    with (model_copy / file).open("wb") as stream:
+        content = load_file(model_copy / UNET) if not zipped and file != UNET else {}
+        content["bomb"] = Bomb()
+        torch.save(content, stream) if zipped else pickle.dump(content, stream)
+    with pytest.raises(WeightsError, match=rf"{re.escape(file)} is a pickle"):
+        load_part(model_copy, file.partition("/")[0])
+    assert not (model_copy / "exploded").exists()
+
+
+def test_tensors_of_another_kind_are_named(model_copy):
+    change(model_copy / UNET, lambda tensors: tensors.update({"conv_in.bias": tensors["conv_in.bias"].to(torch.int32)}))
+    with pytest.raises(WeightsError, match=r"conv_in\.bias of the type I32 instead of float32"):
+        load_part(model_copy, "unet")
+
+
+def test_a_tensor_that_is_there_twice_is_named(model_copy):
+    change(model_copy / UNET, lambda tensors: tensors.update({"module.conv_in.bias": tensors["conv_in.bias"] + 1}))
+    with pytest.raises(WeightsError, match=r"unknown .*conv_in\.bias"):
+        load_part(model_copy, "unet")
+
+
+@pytest.mark.parametrize(("revision", "option"), [("0" * 40, ""), ("1" * 40, f" --revision {'1' * 40}")])
+@pytest.mark.parametrize("file", [VAE, "vae/config.json"])
+def test_what_the_cache_has_damaged_says_how_to_mend_it(model_copy, tmp_path, monkeypatch, file, revision, option):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    storage = tmp_path / "hub" / "models--TIGER-Lab--ConsistI2V"
+    (storage / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    (storage / "refs").mkdir()
+    (storage / "refs" / "main").write_text("0" * 40)
+    (model_copy / file).write_bytes(b"")
+    mend = f"\nTo check the files and mend them: consisti2v fetch-weights consisti2v{option}$"
+    with pytest.raises(WeightsError, match=mend):
+        load_model(ModelFolder(model_copy, "consisti2v", revision))
+
+
 @pytest.mark.parametrize("content", [b"", b"\xff" * 100, b"\x08\x00\x00\x00\x00\x00\x00\x00{}      "])
 def test_damaged_files_are_named(model_copy, content):
     (model_copy / VAE).write_bytes(content)
@@ -185,6 +259,41 @@ def test_unsupported_configurations_are_refused(model_copy):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"act_fn": "gelu"}))
     with pytest.raises(WeightsError, match="act_fn"):
         load_part(model_copy, "unet")
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("unet/config.json", "[1]"),
+        ("vae/config.json", "[1]"),
+        ("vae/config.json", '{"block_out_channels": 3}'),
+        ("vae/config.json", '{"block_out_channels": []}'),
+        ("text_encoder/config.json", '"text"'),
+        ("scheduler/scheduler_config.json", "[1]"),
+        ("scheduler/scheduler_config.json", "[" * 100_000),
+        ("scheduler/scheduler_config.json", '{"beta_schedule": "zzz"}'),
+        ("scheduler/scheduler_config.json", '{"num_train_timesteps": "a"}'),
+    ],
+)
+def test_configurations_of_the_wrong_shape_are_named_before_anything_is_loaded(model_copy, file, content):
+    (model_copy / "scheduler").mkdir()
+    (model_copy / file).write_text(content)
+    loaded = []
+    with pytest.raises(WeightsError, match=re.escape(file)) as error:
+        load_model(model_copy, on_part=lambda *report: loaded.append(report))
+    assert "\n" not in str(error.value)
+    assert not loaded
+
+
+@pytest.mark.parametrize(
+    "change", [{"block_out_channels": []}, {"block_out_channels": ["a", 2]}, {"layers_per_block": {}}]
+)
+@pytest.mark.parametrize("part", ["unet", "vae"])
+def test_configurations_with_impossible_values_are_named(model_copy, part, change):
+    path = model_copy / part / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(WeightsError, match=f"{part}/config.json"):
+        load_part(model_copy, part)
 
 
 def test_the_schedule_of_the_folder_is_used(model_copy):
