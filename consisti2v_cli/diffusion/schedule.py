@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -41,6 +42,25 @@ def make_scheduler(name: str, config: Mapping[str, Any] | None = None) -> Schedu
     return SAMPLERS[name](RELEASED_SCHEDULE | given)
 
 
+def set_steps(scheduler: SchedulerMixin, steps: int, device: torch.device) -> None:
+    """Choose the timesteps that a scheduler visits.
+
+    As diffusers does, but for one thing: leading spacing of the multistep solvers. There diffusers rounds the distance
+    of two timesteps down to a whole number, so that 500 steps would begin at 501, where much of the clip should be
+    there already, and 334 at 669. Here the timesteps themselves are rounded: they begin near the end of the schedule
+    for any count.
+    """
+    scheduler.set_timesteps(steps, device=device)
+    config = scheduler.config
+    if config.timestep_spacing != "leading" or "solver_order" not in config:
+        return
+    behind = torch.arange(steps, 0, -1, dtype=torch.float64)  # how many steps are left, with the one to clean
+    timesteps = (behind * config.num_train_timesteps / (steps + 1)).round().long() + config.steps_offset
+    alphas = scheduler.alphas_cumprod[timesteps]
+    scheduler.timesteps = timesteps.to(device)
+    scheduler.sigmas = torch.cat([((1 - alphas) / alphas).sqrt(), scheduler.sigmas[-1:]])
+
+
 def _ddim(config: dict[str, Any]) -> SchedulerMixin:
     from diffusers import DDIMScheduler
 
@@ -53,4 +73,29 @@ def _dpm_plus_plus(config: dict[str, Any]) -> SchedulerMixin:
     return DPMSolverMultistepScheduler.from_config(config, algorithm_type="dpmsolver++")
 
 
-SAMPLERS: dict[str, Callable[[dict[str, Any]], SchedulerMixin]] = {"ddim": _ddim, "dpm++": _dpm_plus_plus}
+def _unipc(config: dict[str, Any]) -> SchedulerMixin:
+    from diffusers import UniPCMultistepScheduler
+
+    return UniPCMultistepScheduler.from_config(config)
+
+
+def _euler_ancestral(config: dict[str, Any]) -> SchedulerMixin:
+    from diffusers import EulerAncestralDiscreteScheduler
+
+    return EulerAncestralDiscreteScheduler.from_config(config)
+
+
+def _lcm(config: dict[str, Any]) -> SchedulerMixin:
+    """Only for networks distilled to it; its timesteps are those of the distillation, whatever the spacing."""
+    from diffusers import LCMScheduler
+
+    return LCMScheduler.from_config(config)
+
+
+SAMPLERS: dict[str, Callable[[dict[str, Any]], SchedulerMixin]] = {
+    "ddim": _ddim,
+    "dpm++": _dpm_plus_plus,
+    "unipc": _unipc,
+    "euler-a": _euler_ancestral,
+    "lcm": _lcm,
+}
