@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Generator, Tensor, nn
 
-from consisti2v_cli.training.loop import Draw, Figures, autocast, decay_groups, seeded
+from consisti2v_cli.training.loop import Draw, Figures, Part, autocast, seeded
 from consisti2v_cli.training.objective import (
     charbonnier,
     normal_divergence,
@@ -54,7 +54,7 @@ class Rebuild(nn.Module):
         return self.vae.decode(mean + deviation * noise).sample, mean, log_variance
 
 
-class AutoencoderPart:
+class AutoencoderPart(Part):
     """The autoencoder as the loop sees it; it writes `vae/`."""
 
     name = "autoencoder"
@@ -95,15 +95,6 @@ class AutoencoderPart:
         divergence = normal_divergence(mean, None if settings.latent_noise is not None else log_variance)
         figures = {"psnr": signal_to_noise(rebuilt.detach(), pictures).mean(), "divergence": divergence}
         return distance + settings.kl * divergence, figures
-
-    def groups(self) -> list[dict[str, Any]]:
-        return decay_groups(self.module, self.settings.weight_decay)
-
-    def learning_rate(self, step: int) -> float:
-        return self.settings.learning_rate
-
-    def constrain(self) -> None:
-        """Nothing to put back."""
 
     def sample(self, step: int) -> tuple[dict[str, float], Image.Image | None]:
         """Photos above what became of them; PSNR mean and worst of the held-out photos where there are any."""

@@ -6,11 +6,12 @@ import hashlib
 import math
 import signal
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -49,30 +50,33 @@ def seeded(*what: str | int) -> Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-class Part(Protocol):
+class Part(ABC):
     """What the loop trains."""
 
     name: str
+    settings: Any  # a LoopSettings with what the part adds
+    module: Any  # an nn.Module: all that learns, and what `loss` calls
 
-    @property
-    def module(self) -> nn.Module:
-        """All that learns, and what `loss` calls."""
-
+    @abstractmethod
     def loss(self, model: nn.Module, draw: Draw) -> tuple[Tensor, Figures]:
         """The loss of one batch; `model` is `module`, perhaps wrapped for several processes."""
 
     def groups(self) -> list[dict[str, Any]]:
         """Parameter groups for the optimiser, each with `rate`: a multiple of the learning rate."""
+        return decay_groups(self.module, self.settings.weight_decay)
 
     def learning_rate(self, step: int) -> float:
         """The learning rate before warm-up and decay."""
+        return float(self.settings.learning_rate)
 
-    def constrain(self) -> None:
+    def constrain(self) -> None:  # noqa: B027, most parts have nothing to do
         """Called after each step: put parameters back into their range."""
 
+    @abstractmethod
     def sample(self, step: int) -> tuple[dict[str, float], Image.Image | None]:
         """Figures and a picture of what has been learned so far."""
 
+    @abstractmethod
     def save(self) -> None:
         """Write the finished weights into the model folder."""
 

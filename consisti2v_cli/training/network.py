@@ -18,7 +18,7 @@ from consisti2v_cli.errors import WeightsError
 from consisti2v_cli.model import UNetConfig, VideoUNet
 from consisti2v_cli.training import objective
 from consisti2v_cli.training.batch import ClipSource
-from consisti2v_cli.training.loop import Draw, Figures, autocast, decay_groups, seeded
+from consisti2v_cli.training.loop import Draw, Figures, Part, autocast, decay_groups, seeded
 from consisti2v_cli.training.pictures import grid
 from consisti2v_cli.training.records import keep, publishing, write_json
 from consisti2v_cli.training.settings import NetworkSettings, Stage
@@ -56,7 +56,7 @@ class TextToNoise(nn.Module):
         return predicted
 
 
-class NetworkPart:
+class NetworkPart(Part):
     """The U-Net as the loop sees it.
 
     It writes `unet/`, `scheduler/`, `consisti2v.json`, and `text_encoder/` if that learns. The text encoder that it

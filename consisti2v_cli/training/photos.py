@@ -15,8 +15,8 @@ from PIL import Image, ImageOps
 from torch import Generator, Tensor
 
 from consisti2v_cli.errors import RequestError
+from consisti2v_cli.media.image import SUFFIXES
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 LEVELS = (1.0, 1.3, 1.75)  # short sides of the kept copies, in crop sizes: crops near 1:1 need no further filter
 WIDEST, TALLEST = 16 / 9, 3 / 4  # width to height; what is beyond is cut off at both ends
 

@@ -63,7 +63,7 @@ def run(
     settings = _override(getattr(file, part), overrides)
     accelerator = _accelerator(device, resting=getattr(settings, "encoder_from", 0) > 0)
     folder = output / "training" / part
-    with _warnings_to(on_notice):
+    with _warnings_to(on_notice), _alone(folder, accelerator):
         made = _make(settings, file, output, accelerator.device, data, validation, init)
         if restart and accelerator.is_main_process:
             Records(folder).forget_all()
@@ -94,6 +94,22 @@ def _warnings_to(tell: Callable[[str], None] | None) -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(handler)
+
+
+@contextmanager
+def _alone(folder: Path, accelerator: Accelerator) -> Iterator[None]:
+    """Nobody else trains this part in this folder inside the block; RequestError where somebody does already."""
+    if not accelerator.is_main_process:
+        yield
+        return
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise RequestError(f"Another training is at work in {folder}; stop it first, or choose another -o.") from None
 
 
 def _override(settings: LoopSettings, overrides: dict[str, Any]) -> LoopSettings:
@@ -157,8 +173,7 @@ def _make(
 
 def _read_photos(folder: Path, size: int) -> Tensor:
     """The square middles of a folder's photos in the order of their names, `n 3 size size` in [-1, 1]."""
-    from consisti2v_cli.media.image import fit_image, read_image
-    from consisti2v_cli.training.photos import SUFFIXES
+    from consisti2v_cli.media.image import SUFFIXES, fit_image, read_image
 
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     squares = [fit_image(read_image(path, name=str(path)), size, size) for path in paths]

@@ -22,7 +22,7 @@ from consisti2v_cli.errors import RequestError
 from consisti2v_cli.training.batch import STRIDES
 from consisti2v_cli.training.captions import all_captions, caption
 from consisti2v_cli.training.data import MOTIONS
-from consisti2v_cli.training.loop import Draw, Figures, autocast, decay_groups, seeded
+from consisti2v_cli.training.loop import Draw, Figures, Part, autocast, seeded
 from consisti2v_cli.training.records import BEGINNING, publishing
 from consisti2v_cli.training.settings import TextSettings
 
@@ -83,7 +83,7 @@ class Classifier(nn.Module):
         return scores
 
 
-class TextPart:
+class TextPart(Part):
     """Tokenizer and text encoder as the loop sees them; it writes `tokenizer/` and `text_encoder/`."""
 
     name = "text"
@@ -109,15 +109,6 @@ class TextPart:
         with autocast(self.device, self.settings.dtype):
             scores = model(tokenize(self.tokenizer, captions).to(self.device)).float()
         return F.cross_entropy(scores, classes), {"accuracy": (scores.argmax(dim=1) == classes).float().mean()}
-
-    def groups(self) -> list[dict[str, Any]]:
-        return decay_groups(self.module, self.settings.weight_decay)
-
-    def learning_rate(self, step: int) -> float:
-        return self.settings.learning_rate
-
-    def constrain(self) -> None:
-        """Nothing to put back."""
 
     def sample(self, step: int) -> tuple[dict[str, float], Image.Image | None]:
         """How many captions the averaged weights classify rightly; there is nothing to see."""

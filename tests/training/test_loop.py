@@ -362,3 +362,13 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path, accelerator: A
     other.module = nn.Linear(4, 1)
     with pytest.raises(RequestError, match="does not fit this configuration"):
         train(other, settings, tmp_path, accelerator)
+
+
+def test_two_trainings_of_one_part_do_not_share_a_folder(tmp_path):
+    from filelock import FileLock
+
+    folder = tmp_path / "model" / "training" / "text"
+    folder.mkdir(parents=True)
+    with FileLock(folder / ".lock"), pytest.raises(RequestError, match="Another training is at work"):
+        run("text", CONFIG, tmp_path / "model", device="cpu")
+    assert run("text", CONFIG, tmp_path / "model", device="cpu").reason == "finished"
