@@ -2,19 +2,21 @@
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from consisti2v_cli.render import Clip, animate
+from consisti2v_cli.version import __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from consisti2v_cli.clip import Clip
+    from consisti2v_cli.render import animate
+
 __all__ = ["Clip", "__version__", "animate"]
 
 
 def __getattr__(name: str) -> Any:
     """Load `animate` and `Clip`, and torch with them, only when they are asked for."""
     if name in ("Clip", "animate"):
-        from consisti2v_cli import render
+        from consisti2v_cli import clip, render
 
-        return getattr(render, name)
+        return getattr(clip if name == "Clip" else render, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

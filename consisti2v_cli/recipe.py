@@ -6,7 +6,8 @@ import json
 import math
 import types
 import typing
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from functools import cache
 from typing import Any
 
 from consisti2v_cli.errors import RequestError
@@ -27,15 +28,48 @@ RANGES: dict[str, tuple[float, float]] = {  # lowest and highest possible value,
     "layout_strength": (0, 999),
     "layout_cutoff": (0, 2),
     "noise_correlation": (0, 100),
+    "quality": (1, 100),
+    "max_size": (1_000, 10**12),
+    "smooth": (1, 240),
+    "amount": (0, 5),
+    "ratio": (1, 10),
+    "center_x": (0, 1),
+    "center_y": (0, 1),
+    "chunks": (1, 10_000),
+    "anchor": (0, 1),
 }
 
 CHOICES: dict[str, tuple[str, ...]] = {
+    "command": ("animate", "extend", "pan", "zoom"),
     "fit": ("crop", "pad", "stretch"),
-    "sampler": ("ddim", "dpm++"),
+    "sampler": ("ddim", "dpm++", "unipc", "euler-a", "lcm"),
     "noise": ("mixed", "vanilla", "progressive"),
     "dtype": ("fp32", "bf16", "fp16"),
     "attention": ("sdpa", "math", "xformers"),
+    "direction": ("left", "right", "up", "down", "up-left", "up-right", "down-left", "down-right"),
+    "zoom": ("in", "out"),
+    "ease": ("linear", "in", "out", "in-out"),
+    "start": ("image", "latent", "frame"),
 }
+
+OWN: dict[str, tuple[str, ...]] = {  # the fields that mean something to some commands only
+    "direction": ("pan",),
+    "amount": ("pan",),
+    "zoom": ("zoom",),
+    "ratio": ("zoom",),
+    "center_x": ("zoom",),
+    "center_y": ("zoom",),
+    "ease": ("pan", "zoom"),
+    "layout_only": ("pan", "zoom"),
+    "chunks": ("extend",),
+    "prompt_at": ("extend",),
+    "anchor": ("extend",),
+    "start": ("extend",),
+    "join": ("extend",),
+}
+
+CAMERA = ("pan", "zoom")  # the commands that move a camera over the photo
+CAMERA_LAYOUT: dict[str, Any] = {"layout_strength": 750, "layout_cutoff": 0.5}  # theirs (paper, section 5.5)
 
 DEVICES = ("cpu", "cuda", "mps")  # cuda may carry an index: cuda:1
 
@@ -63,7 +97,7 @@ class Recipe:
     image_guidance: float = 1.0  # weight of the first frame; above 1 costs a third branch
     guidance_rescale: float = 0.0  # share of the rescaling of the guided prediction (Lin et al.)
     steps: int = 50  # denoising steps
-    sampler: str = "ddim"  # ddim or dpm++
+    sampler: str = "ddim"  # ddim, dpm++, unipc, euler-a or lcm
     layout_strength: int = 850  # FrameInit's tau: the timestep to which the layout is noised
     layout_cutoff: float = 0.25  # FrameInit's D0, spatial and temporal
     frameinit: bool = True  # begin from the layout's low frequencies
@@ -72,19 +106,35 @@ class Recipe:
     device: str = "cpu"  # cpu, cuda, cuda:1, mps
     dtype: str = "fp32"  # fp32, bf16 or fp16
     attention: str = "sdpa"  # sdpa, math or xformers
+    direction: str = "left"  # pan: where the camera goes
+    amount: float = 0.3  # pan: the share of the frame that it travels
+    zoom: str = "in"  # zoom: in or out
+    ratio: float = 1.5  # zoom: how many times as large things become, or how many times smaller
+    center_x: float = 0.5  # zoom: the point that it closes in on, as a share of the picture's width ...
+    center_y: float = 0.5  # ... and of its height
+    ease: str = "linear"  # pan and zoom: how the camera sets off and stops: linear, in, out or in-out
+    layout_only: bool = False  # pan and zoom: the moving crop itself, without a model
+    chunks: int = 4  # extend: how many clips are joined
+    prompt_at: dict[str, str] = field(default_factory=dict)  # extend: prompts from a chunk on, counted from 1
+    anchor: float = 0.0  # extend: how far each chunk's colours are pulled back to the first frame's
+    start: str = "image"  # extend: from an image, a clip's exact last latent, or its last frame, encoded again
+    join: bool = False  # extend: the source film's own frames stand in front
+    quality: int = 85  # of the encoder, 1 to 100
+    max_size: int | None = None  # bytes that a gif, webp or mp4 may take; quality is lowered for it
+    smooth: float | None = None  # frames a second that are made by interpolation in between; None: none
     versions: dict[str, str] = field(default_factory=dict)  # of consisti2v, torch, diffusers, ...
 
 
 def check(recipe: Recipe) -> None:
     """Raise RequestError, saying what is possible, unless every value of the recipe can be rendered."""
-    for name, kind in typing.get_type_hints(Recipe).items():
+    for name, kind in _kinds().items():
         value = getattr(recipe, name)
         ranged = isinstance(value, float) and (
             kind is float or math.isnan(value)
         )  # refused below, with what is possible
         if not _fits(value, kind) and not ranged:
             raise RequestError(f"{spelled(name)} is {value!r}, which is of the wrong kind.")
-    if not recipe.prompt.strip():
+    if not recipe.prompt.strip() and not recipe.layout_only:
         raise RequestError("The prompt is empty; say in a few words what happens in the clip.")
     for name, (low, high) in RANGES.items():
         value = getattr(recipe, name)
@@ -95,6 +145,7 @@ def check(recipe: Recipe) -> None:
             raise RequestError(f"{spelled(name)} is {getattr(recipe, name)!r}; possible: {', '.join(choices)}.")
     for name in ("width", "height"):
         _check_side(name, getattr(recipe, name))
+    _check_prompts(recipe)
     kind, _, index = recipe.device.partition(":")
     if kind not in DEVICES or (":" in recipe.device and not (kind == "cuda" and index.isdecimal())):
         raise RequestError(f"device is {recipe.device!r}; possible: {', '.join(DEVICES)}, or one of several as cuda:1.")
@@ -108,21 +159,46 @@ def _check_side(name: str, side: int | None) -> None:
         )
 
 
+def _check_prompts(recipe: Recipe) -> None:
+    for chunk, text in recipe.prompt_at.items():
+        if not chunk.isdecimal() or not 1 <= int(chunk) <= recipe.chunks:
+            raise RequestError(f"prompt-at names chunk {chunk!r}; possible: 1 to {recipe.chunks}.")
+        if not text.strip():
+            raise RequestError(f"The prompt at chunk {chunk} is empty.")
+
+
+def own_fields(command: str) -> frozenset[str]:
+    """The names of the fields that mean something to a command."""
+    return frozenset(entry.name for entry in fields(Recipe) if command in OWN.get(entry.name, (command,)))
+
+
+def same_clip(one: Recipe, other: Recipe, *, any_seed: bool = False) -> bool:
+    """Whether two recipes make the same clip: all but the libraries' versions is equal, and the seed if that counts."""
+    one, other = (replace(recipe, versions={}, seed=0 if any_seed else recipe.seed) for recipe in (one, other))
+    return to_json(one) == to_json(other)
+
+
 def spelled(name: str) -> str:
     """A field's name as the command line spells it: layout_strength -> layout-strength."""
     return name.replace("_", "-")
 
 
 def to_json(recipe: Recipe) -> str:
-    """The recipe as one line of JSON, fields in their order."""
-    return json.dumps(asdict(recipe), ensure_ascii=False)
+    """The recipe as one line of JSON, fields in their order, without those that mean nothing to its command."""
+    return json.dumps(to_dict(recipe), ensure_ascii=False)
+
+
+def to_dict(recipe: Recipe) -> dict[str, Any]:
+    """The fields of a recipe that mean something to its command, in their order."""
+    own = own_fields(recipe.command)
+    return {name: value for name, value in asdict(recipe).items() if name in own}
 
 
 def from_json(text: str) -> Recipe:
     """The recipe that `to_json` wrote. RequestError on anything else: unknown or missing keys, wrong types."""
     try:
         values = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of brackets
         raise RequestError(f"This is no recipe: not valid JSON ({error}).") from None
     if not isinstance(values, dict):
         raise RequestError("This is no recipe: a JSON object is expected.")
@@ -132,11 +208,17 @@ def from_json(text: str) -> Recipe:
     required = [n for n, entry in known.items() if entry.default is MISSING and entry.default_factory is MISSING]
     if missing := [name for name in required if name not in values]:
         raise RequestError(f"The recipe lacks: {', '.join(missing)}.")
-    kinds = typing.get_type_hints(Recipe)
+    kinds = _kinds()
     for name, value in values.items():
         if not _fits(value, kinds[name]):
             raise RequestError(f"The recipe's {name} is {value!r}, which is of the wrong kind.")
     return Recipe(**values)
+
+
+@cache
+def _kinds() -> dict[str, Any]:
+    """The types of the recipe's fields."""
+    return typing.get_type_hints(Recipe)
 
 
 def _fits(value: Any, kind: Any) -> bool:

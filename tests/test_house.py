@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "consisti2v_cli"
 CODE = (".py", ".pyc")
 TOP = {"consisti2v_cli", "tests", "completions", "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE"}
+TORCHLESS = ("clip", "layout", "media.video", "resolve", "sources", "state", "weights", "weights.devices", "work")
 
 
 def test_nothing_unexpected_stands_at_the_top():
@@ -36,10 +37,26 @@ def test_the_commands_import_everything_else_inside_their_bodies():
     shown = subprocess.run([sys.executable, "-c", listing], cwd=ROOT, capture_output=True, text=True, check=True)
     imported = set(shown.stdout.split())
     own = {name for name in imported if name.startswith("consisti2v_cli.")}
-    allowed = {"consisti2v_cli.commands", "consisti2v_cli.errors", "consisti2v_cli.recipe"}
+    allowed = {f"consisti2v_cli.{name}" for name in ("commands", "errors", "recipe", "version")}
     assert {".".join(name.split(".")[:2]) for name in own} <= allowed
-    heavy = {"PIL", "diffusers", "huggingface_hub", "imageio_ffmpeg", "numpy", "platformdirs", "torch", "transformers"}
+    heavy = {"PIL", "diffusers", "filelock", "huggingface_hub", "imageio_ffmpeg", "numpy", "safetensors"}
+    heavy |= {"platformdirs", "textual_image", "torch", "transformers"}
     assert not heavy & imported
+
+
+def test_what_plans_and_remembers_imports_no_torch():
+    """So that a dry run, a layout, info and completion begin at once."""
+    modules = ", ".join(f"consisti2v_cli.{name}" for name in TORCHLESS)
+    shown = subprocess.run(
+        [sys.executable, "-c", f"import sys; import {modules}; print(*sys.modules)"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    imported = set(shown.stdout.split())
+    assert "consisti2v_cli.media.video" in imported
+    assert not {"diffusers", "torch", "transformers"} & imported
 
 
 def test_files_stay_readable():
