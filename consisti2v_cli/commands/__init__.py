@@ -11,13 +11,20 @@ from dataclasses import dataclass
 import click
 from click.exceptions import NoArgsIsHelpError
 
-from consisti2v_cli import __version__
 from consisti2v_cli.errors import ConsistI2VError, lacks_memory
+from consisti2v_cli.version import __version__
 
 COMMANDS = {  # name: where the command is; loaded when it is asked for
     "animate": "consisti2v_cli.commands.animate:animate",
+    "extend": "consisti2v_cli.commands.extend:extend",
+    "pan": "consisti2v_cli.commands.pan:pan",
+    "zoom": "consisti2v_cli.commands.zoom:zoom",
+    "redo": "consisti2v_cli.commands.redo:redo",
+    "info": "consisti2v_cli.commands.info:info",
     "fetch-weights": "consisti2v_cli.commands.fetch_weights:fetch_weights",
+    "doctor": "consisti2v_cli.commands.doctor:doctor",
     "train": "consisti2v_cli.commands.train:train",
+    "completions": "consisti2v_cli.commands.completions:completions",
 }
 FAILED, WRONG_REQUEST, INTERRUPTED = 1, 2, 130
 
@@ -64,7 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     session = Session()
     try:
         code = consisti2v.main(arguments, prog_name="consisti2v", standalone_mode=False, obj=session)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it was closed: `consisti2v ... >&-`
+            sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output is gone: `consisti2v ... | head -1`
         sys.stdout = None
         code = FAILED
@@ -72,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if session.verbosity >= 2:
             traceback.print_exc()
         message, code = explain(error)
-        click.echo(message, err=True)
+        click.echo("\n".join(map(_harmless, message.split("\n"))), err=True)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -93,6 +101,13 @@ def explain(error: Exception) -> tuple[str, int]:
         return f"Error: {error.strerror}{about}", FAILED
     text = " ".join(str(error).split())[:300]
     return f"Error: {type(error).__name__}: {text}\nThis should not happen; -vv shows where it did.", FAILED
+
+
+def _harmless(line: str) -> str:
+    """A line of a message, which may name files, without what moves a terminal's cursor."""
+    from consisti2v_cli.commands.inputs import printable
+
+    return printable(line)
 
 
 def _explain_usage(error: click.ClickException) -> str:

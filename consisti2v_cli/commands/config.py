@@ -11,7 +11,8 @@ import click
 from consisti2v_cli.commands import COMMANDS
 from consisti2v_cli.errors import RequestError
 
-CONFIGURED = tuple(name for name in COMMANDS if name != "train")  # which has configurations of its own
+# Commands with a table: doctor takes no defaults, and train has configurations of its own.
+CONFIGURED = tuple(name for name in COMMANDS if name not in ("doctor", "train"))
 
 
 def read_defaults(file: Path | None, context: click.Context) -> dict[str, Any]:

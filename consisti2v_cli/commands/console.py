@@ -10,13 +10,17 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TextIO
 
 import click
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 Report = Callable[[str, int, int], None]  # stage, how much of it is done, how much there is
 
+# Columns beside words and bar: for numbers, and for the ^C that a terminal writes, which must not wrap.
+NUMBERS, BYTES = 20, 30
 PLAIN_INTERVAL = 5.0  # seconds between two lines of one stage where stderr is no terminal
 
 
@@ -26,17 +30,25 @@ class Console:
     def __init__(self, *, quiet: bool, verbosity: int = 0) -> None:
         self.quiet = quiet
         self.verbosity = verbosity
+        self.rich = RichConsole(stderr=True)  # of the bars
+        self._bars: Progress | None = None  # those on the screen
         if verbosity < 2:
             _hush_libraries()
 
     def result(self, text: str) -> None:
-        """One line on stdout."""
-        click.echo(text)
+        """One line on stdout. What its encoding lacks, such as a file's name, is written as the system has it."""
+        with self._bars_away(sys.stdout):
+            try:
+                click.echo(text)
+            except UnicodeEncodeError:
+                sys.stdout.flush()
+                sys.stdout.buffer.write(os.fsencode(text) + b"\n")
+                sys.stdout.flush()
 
     def notice(self, text: str) -> None:
         """What a person should know, unless -q."""
         if not self.quiet:
-            click.echo(text, err=True)
+            self._say(text)
 
     def detail(self, text: str) -> None:
         """What a curious person may know: with -v."""
@@ -45,7 +57,20 @@ class Console:
 
     def error(self, text: str) -> None:
         """What went wrong with one of several inputs, even with -q."""
-        click.echo(f"Error: {text}", err=True)
+        self._say(f"Error: {text}")
+
+    @contextmanager
+    def overall(self, label: str, total: int) -> Iterator[Callable[[], None]]:
+        """Show one bar for a whole run, above those of `progress`; the function counts one more as done.
+
+        Where stderr is no terminal, the labels of `progress` say how far the run is.
+        """
+        if self.quiet or not sys.stderr.isatty():
+            yield _nothing
+            return
+        with self._showing() as bars:
+            task = bars.add_task(label, total=total)
+            yield lambda: bars.advance(task)
 
     @contextmanager
     def progress(self, label: str, *, of_bytes: bool = False) -> Iterator[Report]:
@@ -56,19 +81,54 @@ class Console:
             of_bytes: the numbers are bytes, and are shown as sizes.
         """
         if self.quiet:
-            yield _say_nothing
+            yield _nothing
         elif not sys.stderr.isatty():
             yield PlainLines(label, self.notice, of_bytes=of_bytes)
         else:
-            with Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                DownloadColumn() if of_bytes else MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                console=RichConsole(stderr=True),
-                transient=True,
-            ) as bars:
-                yield Bar(label, bars)
+            with self._showing(of_bytes=of_bytes) as bars:
+                bar = Bar(label, bars)
+                try:
+                    yield bar
+                finally:
+                    bar.remove()
+
+    @contextmanager
+    def _showing(self, *, of_bytes: bool = False) -> Iterator[Progress]:
+        """The bars on the screen, with those that are there already."""
+        if self._bars is not None:
+            yield self._bars
+            return
+        bar = max(10, min(40, self.rich.width // 4))
+        rest = self.rich.width - bar - (BYTES if of_bytes else NUMBERS)
+        words = Column(no_wrap=True, overflow="ellipsis", max_width=max(10, rest))
+        columns = (
+            TextColumn("{task.description}", markup=False, table_column=words),
+            BarColumn(bar_width=bar),
+            DownloadColumn() if of_bytes else MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.rich, transient=True, redirect_stdout=False) as bars:
+            self._bars = bars
+            try:
+                yield bars
+            finally:
+                self._bars = None
+
+    def _say(self, text: str) -> None:
+        with self._bars_away(sys.stderr):
+            click.echo(text, err=True)
+
+    @contextmanager
+    def _bars_away(self, stream: TextIO | None) -> Iterator[None]:
+        """Take the bars off the screen while a line is written to it."""
+        if self._bars is None or stream is None or not stream.isatty():
+            yield
+            return
+        self._bars.stop()
+        try:
+            yield
+        finally:
+            self._bars.start()
 
 
 def _hush_libraries() -> None:
@@ -78,7 +138,7 @@ def _hush_libraries() -> None:
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
 
 
-def _say_nothing(stage: str, done: int, total: int) -> None:
+def _nothing(*_: object) -> None:
     pass
 
 
@@ -95,9 +155,13 @@ class Bar:
         """Show how far a stage is."""
         if stage != self.stage:
             self.stage = stage
-            self.bars.remove_task(self.task)
+            self.remove()
             self.task = self.bars.add_task(f"{self.label}: {stage}", total=total)
         self.bars.update(self.task, completed=done)
+
+    def remove(self) -> None:
+        """Take it off the screen."""
+        self.bars.remove_task(self.task)
 
 
 class PlainLines:

@@ -1,26 +1,31 @@
-"""What is animated: files, the images of folders, and standard input, each with its prompt."""
+"""What clips are made from: files, the images of folders, and standard input, each with its prompt."""
 
 from __future__ import annotations
 
+import os
+import re
 import sys
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from consisti2v_cli.commands.options import prompt_text
+from consisti2v_cli.commands.parsing import prompt_text
 from consisti2v_cli.errors import RequestError
 
-SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 STANDARD_INPUT = "-"
+LARGEST = 500_000_000  # bytes that standard input may hold
+LISTS = (".csv", ".tsv", ".jsonl", ".ndjson")
 
 
 @dataclass(frozen=True)
 class Input:
-    """One image to animate."""
+    """One image to make clips from."""
 
-    name: str  # file name, or "stdin"
+    name: str  # file name, or "stdin", as the recipe has it
+    shown: str  # as it was given, for messages
     source: Path | bytes  # the file, or what came by standard input
-    prompt: str  # what happens in it
+    prompt: str | None  # what happens in it; None where nobody said
     prompt_file: Path | None = None  # where another prompt stands that wins over `prompt`
     problem: RequestError | None = None  # why there is no image; the other inputs do not suffer from it
 
@@ -29,55 +34,156 @@ class Input:
         """The name without its suffix, for the output's name."""
         return Path(self.name).stem
 
-    def read_prompt(self) -> str:
+    def read_prompt(self) -> str | None:
         """The prompt of this image: its own text file's, where it has one. RequestError if that is unreadable."""
-        return prompt_text(f"@{self.prompt_file}") if self.prompt_file else self.prompt
+        return read_text(f"@{self.prompt_file}") if self.prompt_file else self.prompt
 
 
-def gather(images: Sequence[str], prompt: str) -> list[Input]:
-    """The inputs that IMAGE... and PROMPT name, folders opened; what cannot be opened is one with a `problem`.
+def split_arguments(images: Sequence[str], prompt: str | None, *, needed: bool) -> tuple[list[str], str | None]:
+    """Tell IMAGE... from PROMPT, which is the last argument.
+
+    Args:
+        images, prompt: as the command line has them.
+        needed: a prompt must be given. Else the last argument may be an image too, if it looks like one.
+
+    Returns:
+        Images, and the prompt's text, None where none was given.
 
     Raises:
-        RequestError: `-` twice, an image instead of the prompt, unreadable @FILE.
+        RequestError: the last argument cannot be a prompt, or names a file that cannot be read.
     """
+    if prompt is None:
+        return list(images), None
+    if not needed and (prompt == STANDARD_INPUT or _is_image(prompt) or os.path.isdir(prompt)):
+        return [*images, prompt], None
+    shown = printable(prompt)
+    if _is_image(prompt):
+        raise RequestError(f"The last argument is the prompt, but {shown} is an image; add what happens in the clip.")
+    if os.path.isdir(prompt):
+        raise RequestError(
+            f"The last argument is the prompt, but {shown} is a folder; add what happens in the clips of its images."
+        )
+    if os.path.isfile(prompt):
+        lower = prompt.lower()
+        advice = (
+            f"--manifest {shown} makes the clips that it lists"
+            if lower.endswith(LISTS)
+            else f"write @{shown} to take it from there"
+        )
+        raise RequestError(f"The last argument is the prompt, but {shown} is a file; {advice}.")
+    return list(images), read_text(prompt)
+
+
+def gather(images: Sequence[str], prompt: str | None) -> list[Input]:
+    """The inputs that IMAGE... names, folders opened; what cannot be opened is one with a `problem`.
+
+    Raises:
+        RequestError: `-` twice, an empty name.
+    """
+    absent = [image for image in images if not os.path.lexists(image) and re.fullmatch(r"\w+", image)]
+    if len(images) > 1 and absent and absent[-1] is images[-1] and prompt is not None:
+        raise RequestError(
+            f"There is no image {printable(absent[0])}. If it belongs to the prompt, put the whole prompt in quotes."
+        )
+    if "" in images:
+        raise RequestError("An image is named by an empty argument; is a variable of the shell not set?")
     if images.count(STANDARD_INPUT) > 1:
         raise RequestError("- for standard input can be given once only.")
-    if prompt.lower().endswith(SUFFIXES):
-        raise RequestError(f"The last argument is the prompt, but {prompt} is an image; add what happens in the clip.")
-    prompt = prompt_text(prompt)
-    return [entry for image in images for entry in _open(image, prompt)]
+    return [entry for image in images for entry in open_image(image, prompt)]
 
 
-def _open(image: str, prompt: str) -> list[Input]:
+def open_image(image: str, prompt: str | None, *, folder: str = "") -> list[Input]:
+    """The inputs that a path names: itself, or those of a folder; or one with a `problem`.
+
+    Args:
+        image: a path, or `-`.
+        prompt: of the inputs.
+        folder: what a relative path begins from.
+    """
+    place = image if image == STANDARD_INPUT else os.path.join(folder, image)
     try:
-        return list(_images(image, prompt))
+        return list(_images(place, prompt))
     except RequestError as error:
         problem = error
-    except OSError as error:
-        problem = RequestError(f"{image} cannot be read: {error.strerror}.")
-    return [Input(image, b"", prompt, problem=problem)]
+    except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
+        reason = error.strerror if isinstance(error, OSError) else error
+        problem = RequestError(f"{printable(place)} cannot be read: {reason}.")
+    return [bad(image, problem, prompt)]
 
 
-def _images(image: str, prompt: str) -> Iterator[Input]:
+def bad(name: str, problem: RequestError, prompt: str | None = None) -> Input:
+    """An input that cannot be read, with the reason."""
+    return Input(printable(os.path.basename(name)), printable(name), b"", prompt, problem=problem)
+
+
+def read_text(prompt: str) -> str:
+    """A prompt's text, of `@FILE` what is in it; halves of characters cannot be written as UTF-8 and are replaced."""
+    return re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", prompt_text(prompt))
+
+
+def printable(text: str) -> str:
+    """Text without what would move a terminal's cursor, start a new line, or cannot be written as UTF-8."""
+    return "".join("\N{REPLACEMENT CHARACTER}" if _moves(character) else character for character in text)
+
+
+def _moves(character: str) -> bool:
+    """Control characters, halves of characters, line ends, and what turns the direction of writing."""
+    category = unicodedata.category(character)
+    return category in ("Cc", "Cs", "Zl", "Zp") or character in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+
+
+def _is_image(text: str) -> bool:
+    from consisti2v_cli.media.image import SUFFIXES
+
+    return text.lower().endswith(SUFFIXES)
+
+
+def _images(image: str, prompt: str | None) -> Iterator[Input]:
     if image == STANDARD_INPUT:
-        yield Input("stdin", _standard_input(), prompt)
+        yield Input("stdin", "stdin", _standard_input(), prompt)
         return
     path = Path(image)
     if not path.is_dir():
-        yield Input(path.name, path, prompt)
+        yield _input(path, image, prompt)
         return
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
+    files = [file for file in sorted(path.iterdir()) if _is_wanted(file)]
     if not files:
-        raise RequestError(f"The folder {image} holds no images ({', '.join(SUFFIXES)}).")
+        from consisti2v_cli.media.image import SUFFIXES
+
+        raise RequestError(f"The folder {printable(image)} holds no images ({', '.join(SUFFIXES)}).")
     for file in files:
         text = file.with_suffix(".txt")
-        yield Input(file.name, file, prompt, text if text.is_file() else None)
+        yield _input(file, os.path.join(image, file.name), prompt, text if text.is_file() else None)
+
+
+def _input(path: Path, given: str, prompt: str | None, text: Path | None = None) -> Input:
+    return Input(printable(path.name), printable(given), path, prompt, text)
+
+
+def _is_wanted(file: Path) -> bool:
+    """Whether a folder's file is an image, by its name. Clips that were made here are none, be they GIF or WebP."""
+    if file.name.startswith(".") or not _is_image(file.name):
+        return False
+    if not file.is_file():
+        return file.is_symlink() and not file.exists()  # a link to nothing is an image that lacks
+    return file.suffix.lower() not in (".gif", ".webp") or not _is_clip(file)
+
+
+def _is_clip(file: Path) -> bool:
+    from consisti2v_cli.commands.info import carried
+
+    try:
+        return carried(file) is not None
+    except RequestError:  # a damaged image: said when it is read
+        return False
 
 
 def _standard_input() -> bytes:
     if sys.stdin is None or sys.stdin.isatty():
         raise RequestError("- reads an image from standard input, where there is none; pipe one in.")
-    data = sys.stdin.buffer.read()
+    data = sys.stdin.buffer.read(LARGEST + 1)
     if not data:
         raise RequestError("- reads an image from standard input, which is empty.")
+    if len(data) > LARGEST:
+        raise RequestError(f"- reads an image from standard input, which is larger than {LARGEST // 10**6} MB.")
     return data

@@ -3,42 +3,55 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
-from consisti2v_cli.errors import RequestError
-from consisti2v_cli.recipe import CHOICES, RANGES, Recipe, spelled
+from consisti2v_cli.commands.parsing import Share, Whole, byte_count, complete_models, point, seed_or_step, size
+from consisti2v_cli.recipe import CAMERA_LAYOUT, CHOICES, RANGES, Recipe, spelled
 
-FORMATS = ("mp4", "gif")
+FORMATS = ("mp4", "gif", "webm", "webp", "mov", "png")
+BOUNDED = ("gif", "webp", "mp4")  # the formats whose files --max-size can bound
 DEFAULTS = {entry.name: entry.default for entry in fields(Recipe)}
+
+_WHERE = {ParameterSource.ENVIRONMENT: "the environment", ParameterSource.DEFAULT_MAP: "the configuration"}
 
 Decorated = Callable[..., Any]
 Decorator = Callable[[Decorated], Decorated]
 
 
-def size(text: str) -> tuple[int, int]:
-    """'256x192' -> (256, 192); click.BadParameter on anything else."""
-    found = re.fullmatch(r"(\d{1,6})[xX](\d{1,6})", text.strip())
-    if not found:
-        raise click.BadParameter(f"{text!r} is no size; write width and height in pixels, such as 256x256.")
-    return int(found[1]), int(found[2])
-
-
 class Option(click.Option):
-    """An option whose `--no-...` form, where it has one, can be set in the environment too: `..._NO_FRAMEINIT=1`."""
+    """An option whose `--no-...` form, where it has one, can be set in the environment too: `..._NO_FRAMEINIT=1`.
+
+    An error says whether the wrong value comes from the environment or from the configuration.
+    """
+
+    def handle_parse_result(self, ctx: click.Context, opts: Any, args: list[str]) -> tuple[Any, list[str]]:
+        """The value, converted; click.BadParameter saying where a wrong one stands."""
+        try:
+            return super().handle_parse_result(ctx, opts, args)
+        except click.BadParameter as error:
+            source = ctx.get_parameter_source(self.name or "")
+            where = _WHERE.get(source) if source else None
+            if where is None:
+                raise
+            raise click.BadParameter(f"{error.message} It comes from {where}.", ctx=ctx, param=self) from None
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
         """The value in the environment, `--no-...` turned round; None where nothing is set."""
-        value = super().resolve_envvar_value(ctx)
-        if value is not None or not self.secondary_opts or not self.name:
-            return value
-        negated = os.environ.get(f"{ctx.auto_envvar_prefix}_NO_{self.name.upper()}")
-        return str(not click.BOOL.convert(negated, self, ctx)) if negated else None
+        value = _variable(ctx, self.opts)
+        negated = _variable(ctx, self.secondary_opts)
+        return value or (str(not click.BOOL.convert(negated, self, ctx)) if negated else None)
+
+
+def _variable(ctx: click.Context, spellings: list[str]) -> str | None:
+    """What is set in the environment for an option as it is spelled: `..._LAYOUT_ONLY` of --layout-only."""
+    names = [spelling.removeprefix("--").replace("-", "_") for spelling in spellings if spelling.startswith("--")]
+    return next(filter(None, (os.environ.get(f"{ctx.auto_envvar_prefix}_{name}".upper()) for name in names)), None)
 
 
 def option(*names: str, **settings: Any) -> Decorator:
@@ -50,19 +63,26 @@ def option(*names: str, **settings: Any) -> Decorator:
 def number(name: str, help: str) -> Decorator:
     """An option for a number of the recipe of which each model has a default of its own."""
     low, high = RANGES[name]
-    whole = Recipe.__annotations__[name].startswith("int")
-    kind = click.IntRange(int(low), int(high)) if whole else click.FloatRange(low, high)
+    integral = Recipe.__annotations__[name].startswith("int")
+    kind = whole(name) if integral else Share(low, high)
     return option("--" + spelled(name), type=kind, default=None, default_text=_of_model(name), help=help)
+
+
+def whole(name: str) -> Whole:
+    """The whole numbers that a field of the recipe can be."""
+    low, high = RANGES[name]
+    return Whole(int(low), int(high))
 
 
 def choice(name: str, help: str, *, of_model: bool = False) -> Decorator:
     """An option for a field of the recipe that takes one of a few words."""
     default = {"default": None, "default_text": _of_model(name)} if of_model else {"default": DEFAULTS[name]}
-    return option("--" + name, type=click.Choice(CHOICES[name]), help=help, **default)
+    return option("--" + spelled(name), type=click.Choice(CHOICES[name]), help=help, **default)
 
 
 def _of_model(name: str) -> str:
-    return f"the model's own; consisti2v: {DEFAULTS[name]}"
+    camera = f"; pan, zoom: {CAMERA_LAYOUT[name]}" if name in CAMERA_LAYOUT else ""
+    return f"the model's own; consisti2v: {DEFAULTS[name]}{camera}"
 
 
 def together(*decorators: Decorator) -> Decorator:
@@ -92,6 +112,7 @@ output_options = together(
     option(
         "-o",
         "--output",
+        type=click.Path(allow_dash=True),
         metavar="PATH",
         default="{name}",
         help="File, folder, or template with {name} {seed} {prompt} {command} {n}; - for standard output.",
@@ -112,6 +133,20 @@ output_options = together(
         help="Overwrite existing files.",
     ),
     option(
+        "--quality",
+        type=whole("quality"),
+        default=DEFAULTS["quality"],
+        help="Of the encoder: higher looks better and takes more room.",
+    ),
+    option(
+        "--max-size",
+        type=byte_count,
+        metavar="SIZE",
+        default=None,
+        default_text="no limit",
+        help="Largest file for gif, webp and mp4, such as 8MB; colours, quality, then size are lowered for it.",
+    ),
+    option(
         "--metadata/--no-metadata", default=True, help="Keep the recipe in the file: all that is needed to redo it."
     ),
 )
@@ -120,6 +155,7 @@ model_options = together(
     option(
         "--model",
         metavar="NAME",
+        shell_complete=complete_models,
         default=None,
         default_text="consisti2v if its weights are here, else sketch",
         help="consisti2v (the released model), sketch (the small bundled one), a hub repository, or a folder.",
@@ -136,8 +172,16 @@ picture_options = together(
         help="Width and height in pixels, multiples of 8.",
     ),
     number("frames", "Frames of the clip, the image included."),
-    number("fps", "Frames a second."),
-    choice("fit", "How the image meets the size."),
+    number("fps", "Frames a second; another number than the model's makes the clip faster or slower."),
+    option(
+        "--smooth",
+        type=Share(*RANGES["smooth"]),
+        metavar="FPS",
+        default=None,
+        default_text="off",
+        help="Frames a second after interpolation; the clip lasts as long as before.",
+    ),
+    choice("fit", "How the image meets the size; pan and zoom always crop."),
     option(
         "--background",
         metavar="COLOUR",
@@ -153,7 +197,7 @@ sampling_options = together(
     number("image_guidance", "Weight of the image; above 1 a step takes half as long again."),
     number("guidance_rescale", "Share by which the guided prediction is rescaled."),
     number("steps", "Denoising steps."),
-    choice("sampler", "How the noise is taken away.", of_model=True),
+    choice("sampler", "How the noise is taken away; lcm needs weights made for it.", of_model=True),
     number("layout_strength", "FrameInit's tau: how noisy the layout is that the clip begins from."),
     number("layout_cutoff", "FrameInit's D0: which frequencies are taken from the layout."),
     option("--frameinit/--no-frameinit", default=True, help="Begin from the image's low frequencies."),
@@ -163,14 +207,15 @@ sampling_options = together(
 seed_options = together(
     option(
         "--seed",
-        type=click.IntRange(int(RANGES["seed"][0]), int(RANGES["seed"][1])),
+        type=seed_or_step,
+        metavar="N",
         default=None,
         default_text="random, and reported",
-        help="Of the noise: the same seed gives the same clip.",
+        help="Of the noise: the same seed gives the same clip. With a recipe, +N and -N count from its seed.",
     ),
     option(
         "--variations",
-        type=click.IntRange(1, 10_000),
+        type=Whole(1, 10_000),
         metavar="N",
         default=1,
         help="Clips for each image, with seeds seed, seed + 1, ...",
@@ -188,7 +233,98 @@ machine_options = together(
     choice("attention", "How attention is computed."),
 )
 
+recipe_options = together(
+    option(
+        "--recipe",
+        type=click.Path(),
+        metavar="FILE",
+        default=None,
+        default_text="none",
+        help="Take what is not given here from the recipe in a clip, or from a JSON file.",
+    ),
+)
+
+many_options = together(
+    option(
+        "--manifest",
+        type=click.Path(),
+        metavar="FILE",
+        default=None,
+        default_text="none",
+        help="CSV or JSON lines with a column input, and perhaps prompt, output and any option.",
+    ),
+    option(
+        "--shard",
+        metavar="I/N",
+        default=None,
+        default_text="all of it",
+        help="Make the I-th of N parts of the run, 1/N to N/N, one on each machine.",
+    ),
+)
+
+camera_options = together(
+    choice("ease", "How the camera sets off and stops."),
+    option("--layout-only/--no-layout-only", default=False, help="Write the moving crop itself, without a model."),
+)
+
+pan_options = together(
+    choice("direction", "Where the camera goes."),
+    option(
+        "--amount",
+        type=Share(*RANGES["amount"]),
+        default=DEFAULTS["amount"],
+        help="The share of the frame that it travels.",
+    ),
+)
+
+zoom_options = together(
+    option("--in/--out", "zoom_in", default=True, help="Towards things, or away from them."),
+    option(
+        "--ratio",
+        type=Share(*RANGES["ratio"]),
+        default=DEFAULTS["ratio"],
+        help="How many times as large things become, or how many times smaller.",
+    ),
+    option(
+        "--center",
+        type=point,
+        metavar="X,Y",
+        default="0.5,0.5",
+        help="The point that it closes in on, in shares of the picture's width and height.",
+    ),
+)
+
+extend_options = together(
+    option(
+        "--chunks",
+        type=whole("chunks"),
+        default=DEFAULTS["chunks"],
+        help="How many clips are joined into the long one.",
+    ),
+    option(
+        "--prompt-at",
+        type=(whole("chunks"), str),
+        multiple=True,
+        metavar="CHUNK TEXT",
+        default_text="the same prompt all along",
+        help="Another prompt from a chunk on, counted from 1; may be given several times.",
+    ),
+    option(
+        "--anchor",
+        type=Share(*RANGES["anchor"]),
+        default=DEFAULTS["anchor"],
+        help="How far each chunk's colours are pulled back to the first frame's; 0 is the paper's way.",
+    ),
+    option("--join/--no-join", default=False, help="Put the frames of a SOURCE film in front."),
+)
+
 result_options = together(
+    option(
+        "--preview",
+        is_flag=True,
+        default_text="off",
+        help="Show small frames in the terminal while they are made (needs the extra [preview]).",
+    ),
     option("--dry-run", is_flag=True, default_text="off", help="Print the plan and the memory it takes; load nothing."),
     option("--json", is_flag=True, default_text="off", help="Print a JSON object a line instead of paths."),
 )
@@ -226,18 +362,8 @@ making_options = together(
     picture_options,
     sampling_options,
     machine_options,
+    recipe_options,
     result_options,
     config_options,
     talk_options,
 )
-
-
-def prompt_text(prompt: str) -> str:
-    """The prompt itself, or what stands in FILE where it is written @FILE."""
-    if not prompt.startswith("@"):
-        return prompt
-    try:
-        return " ".join(Path(prompt[1:]).read_text(encoding="utf-8").split())
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise RequestError(f"The prompt cannot be read from {prompt[1:]}: {reason}.") from None

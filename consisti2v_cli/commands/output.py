@@ -2,48 +2,116 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import string
+import unicodedata
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass, field
+from pathlib import Path, PureWindowsPath
 
+from consisti2v_cli.commands.inputs import printable
 from consisti2v_cli.commands.options import FORMATS
 from consisti2v_cli.errors import RequestError
 from consisti2v_cli.recipe import Recipe
 
 FIELDS = ("name", "seed", "prompt", "command", "n")
 STANDARD_OUTPUT = "-"
+FOLDERS = ("png",)  # formats that are folders, whose names have no suffix
+_WIDTH = re.compile(r"0?[1-9]\d?d?")  # of {seed} and {n} in a template
+LONGEST = 220  # bytes of a file's name: a number and a suffix follow, and 255 is what file systems take
+
+
+@dataclass
+class Names:
+    """The names that one run has handed out."""
+
+    given: dict[Path, tuple[str, str]] = field(default_factory=dict)  # its name without number and suffix; its format
+    keys: set[str] = field(default_factory=set)  # the same names as any file system compares them
+    numbers: dict[tuple[str, tuple[str, ...]], int] = field(default_factory=dict)  # the last one by stem and formats
+    clips: int = 0
+
+    def forget(self) -> None:
+        """Hand all names out anew."""
+        self.given.clear()
+        self.keys.clear()
+        self.numbers.clear()
+        self.clips = 0
+
+    def add(self, paths: Sequence[Path], stem: str, formats: Sequence[str]) -> None:
+        """Hand out one file a format."""
+        self.given |= {path: (stem, format) for path, format in zip(paths, formats, strict=True)}
+        self.keys |= set(map(key, paths))
 
 
 class Outputs:
     """Hands out the output files of one run, no name twice."""
 
-    def __init__(self, output: str, formats: Sequence[str], *, overwrite: bool, metadata: bool = True) -> None:
+    def __init__(
+        self,
+        output: str,
+        formats: Sequence[str],
+        *,
+        overwrite: bool,
+        metadata: bool = True,
+        names: Names | None = None,
+    ) -> None:
         """
         Args:
             output: file, folder, template or `-`, as given with -o.
             formats: as given with -f; none: by the suffix of `output`.
             overwrite: existing files may be replaced; else the next free number is added.
             metadata: the files carry their recipe.
+            names: those that the run has handed out by other outputs.
 
         Raises:
-            RequestError: unknown template field, unknown suffix, several formats to standard output.
+            RequestError: unknown template field, unknown suffix, a device, several formats to standard output.
         """
         self.to_stdout = output == STANDARD_OUTPUT
         self.overwrite = overwrite
         self.metadata = metadata
-        self._given: dict[Path, str] = {}  # file: its name without number and suffix
-        self._clips = 0
+        self.names = names or Names()
+        self.notices: list[str] = []  # what a person should know about the names
         if self.to_stdout:
-            if len(formats) > 1:
-                raise RequestError(f"-o - takes one format, not {len(formats)}: {', '.join(formats)}.")
-            self.template, self.formats = "{name}", list(formats) or [FORMATS[0]]
+            self.template, self.formats = "{name}", _streamed(formats)
             return
-        if Path(output).is_dir() or output.endswith(("/", os.sep)):
+        if not output.strip():
+            raise RequestError("-o is empty; name a file, a folder, a template, or - for standard output.")
+        if os.altsep:
+            output = output.replace(os.altsep, os.sep)
+        _check_place(output)
+        if os.path.isdir(output) or output.endswith(("/", os.sep)):
             output = os.path.join(output, "{name}")
         _check_fields(output)
         self.template, self.formats = _split_suffix(output, formats)
+        suffix = output.removeprefix(self.template)[1:].lower()
+        if suffix and suffix not in self.formats:
+            made = ", ".join(path.name for path in spelled(self.template, 1, self.formats))
+            self.notices.append(f"-f {' -f '.join(self.formats)} wins over the suffix of -o {output}: writing {made}.")
+
+    def of_row(self, inside: str | None, output: str, formats: Sequence[str], *, metadata: bool) -> Outputs:
+        """Outputs of the same run for a row of a manifest.
+
+        Args:
+            inside: the row's own template, in the folder of -o; None where it has none.
+            output, formats, metadata: as given with -o, -f and --metadata, or by the row.
+
+        Raises:
+            RequestError: the template would leave the folder, or is none.
+        """
+        if inside is not None:
+            if self.to_stdout:
+                raise RequestError(
+                    f"output is {printable(inside)}, but -o - is standard output; leave one of them out."
+                )
+            _check_inside(inside)
+            parts = self.template.split(os.sep)[:-1]
+            known = next((index for index, part in enumerate(parts) if "{" in part), len(parts))
+            output = os.sep.join([*parts[:known], inside])
+        elif list(dict.fromkeys(formats)) == self.formats and metadata == self.metadata:
+            return self
+        return Outputs(output, formats, overwrite=self.overwrite, metadata=metadata, names=self.names)
 
     def check_use(self, clips: int, *, as_json: bool) -> None:
         """Raise RequestError if standard output cannot take what is made."""
@@ -52,41 +120,149 @@ class Outputs:
         if self.to_stdout and as_json:
             raise RequestError("-o - and --json both want standard output; leave one of them out.")
 
-    def next_clip(self, recipe: Recipe, name: str) -> list[Path]:
-        """The files for the next clip, one a format. `name` is the input's, without suffix."""
-        self._clips += 1
-        stem = self.template.format(
-            name=name,
-            seed=recipe.seed,
-            prompt=slug(recipe.prompt),
-            command=recipe.command,
-            n=self._clips,
-        )
-        return self._free(stem, self.formats)
+    def reserve(self, recipe: Recipe, name: str) -> list[Path]:
+        """The files for the next clip, one a format, by the run's own order, whatever exists: on all machines the same.
+
+        `name` is the input's, without suffix.
+        """
+        return self._free(self._stem(recipe, name), self.formats, blind=True)
 
     def still_free(self, paths: Sequence[Path]) -> list[Path]:
-        """Files of `next_clip`; if one of them exists meanwhile, those with the next free number instead."""
-        if not any(map(self._exists, paths)):
-            return list(paths)
-        return self._free(self._given[paths[0]], [path.suffix.removeprefix(".") for path in paths])
+        """Files of `reserve`; if one of them exists meanwhile, those with the next free number instead."""
+        taken = any(self._exists(path, self.names.given[path][1]) for path in paths)
+        return self.following(paths) if taken else list(paths)
 
-    def _free(self, stem: str, formats: Sequence[str]) -> list[Path]:
+    def following(self, paths: Sequence[Path]) -> list[Path]:
+        """Files of `reserve` -> those with the next free number."""
+        stem = self.names.given[paths[0]][0]
+        return self._free(stem, [self.names.given[path][1] for path in paths])
+
+    def pattern(self, recipe: Recipe, name: str) -> str:
+        """The pattern, for `glob`, of what `reserve` gave to a clip in its first format, had it another seed."""
+        values = {"name": safe(name), "prompt": slug(recipe.prompt), "command": recipe.command}
+        stem = ""
+        for literal, entry, spec, _ in string.Formatter().parse(self.template):
+            stem += glob.escape(literal)
+            if entry in ("seed", "n"):
+                stem += "*"
+            elif entry is not None:
+                stem += glob.escape(format(values[entry], spec or ""))
+        (path,) = spelled(stem, 1, self.formats[:1])
+        return str(path)
+
+    def _stem(self, recipe: Recipe, name: str) -> str:
+        self.names.clips += 1
+        values = {
+            "name": safe(name),
+            "prompt": slug(recipe.prompt),
+            "seed": recipe.seed,
+            "command": recipe.command,
+            "n": self.names.clips,
+        }
+        *folders, last = self.template.format(**values).split(os.sep)
+        return os.sep.join([*(cut(part, 255) for part in folders), cut(last, LONGEST)])
+
+    def format_of(self, path: Path) -> str:
+        """The format of a file that was handed out."""
+        return self.names.given[path][1]
+
+    def claimed_name(self, path: Path) -> Path:
+        """What the files of one clip have in common: the name without suffix."""
+        return path if self.format_of(path) in FOLDERS else path.with_suffix("")
+
+    def _free(self, stem: str, formats: Sequence[str], *, blind: bool = False) -> list[Path]:
         """One file a format, all with the same number: the first that is free for each of them."""
-        paths, number = _spelled(stem, formats), 1
-        while any(path in self._given or self._exists(path) for path in paths):
+        alike = (stem, tuple(formats))
+        number = self.names.numbers.get(alike, 0) + 1 if blind else 1
+        while not self._are_free(paths := spelled(stem, number, formats), formats, blind=blind):
             number += 1
-            paths = _spelled(f"{stem}-{number}", formats)
-        self._given |= dict.fromkeys(paths, stem)
+        if blind:
+            self.names.numbers[alike] = number
+        self.names.add(paths, stem, formats)
         if not self.to_stdout:
             _check_writable(paths[0])
         return paths
 
-    def _exists(self, path: Path) -> bool:
-        return not self.to_stdout and (path.is_dir() or (path.exists() and not self.overwrite))
+    def _are_free(self, paths: Sequence[Path], formats: Sequence[str], *, blind: bool) -> bool:
+        """Whether neither this run has handed the files out nor, unless `blind`, anything stands in their way."""
+        if not self.names.keys.isdisjoint(map(key, paths)):
+            return False
+        return blind or not any(map(self._exists, paths, formats))
+
+    def _exists(self, path: Path, format: str) -> bool:
+        """Whether something stands in the way of a file, if only on systems that take some names for the same."""
+        if self.to_stdout:
+            return False
+        if self.overwrite:
+            return path.is_dir() and format not in FOLDERS
+        if os.path.lexists(path):
+            return True
+        try:
+            return same_name(path.name) in map(same_name, os.listdir(path.parent))
+        except OSError:
+            return False
 
 
-def _spelled(stem: str, formats: Sequence[str]) -> list[Path]:
-    return [Path(f"{stem}.{format}") for format in formats]
+def spelled(stem: str, number: int, formats: Sequence[str]) -> list[Path]:
+    """The files of a clip, one a format; the first number is not written."""
+    numbered = stem if number == 1 else f"{stem}-{number}"
+    return [Path(numbered) if format in FOLDERS else Path(f"{numbered}.{format}") for format in formats]
+
+
+def key(path: Path) -> str:
+    """The same for paths that some file system takes for the same."""
+    return same_name(os.path.abspath(path))
+
+
+def same_name(name: str) -> str:
+    """The same for names that some file system takes for the same: but for case, and in both Unicode forms."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def slug(text: str, longest: int = 60) -> str:
+    """Text for a file name: 'The boat, left!' -> 'the-boat-left'."""
+    words = re.findall(r"\w+", unicodedata.normalize("NFC", text).lower())
+    return "-".join(words)[:longest].rstrip("-") or "clip"
+
+
+def safe(name: str) -> str:
+    """A name that is part of a file's name, and no more: no folders, nothing that moves a terminal's cursor."""
+    plain = printable(unicodedata.normalize("NFC", name)).replace("\N{REPLACEMENT CHARACTER}", "_")
+    plain = re.sub(r"[/\\]", "_", plain)
+    return re.sub(r"^\.+$", lambda dots: "_" * len(dots[0]), plain) or "clip"
+
+
+def cut(text: str, longest: int) -> str:
+    """As much of a text as fits into so many bytes of a file's name."""
+    while len(os.fsencode(text)) > longest:
+        text = text[:-1]
+    return text
+
+
+def _streamed(formats: Sequence[str]) -> list[str]:
+    """The format for standard output."""
+    if len(formats) > 1:
+        raise RequestError(f"-o - takes one format, not {len(formats)}: {', '.join(formats)}.")
+    if folders := [format for format in formats if format in FOLDERS]:
+        raise RequestError(f"{folders[0]} is a folder of frames, and no stream; name a folder with -o.")
+    return list(formats) or [FORMATS[0]]
+
+
+def _check_place(output: str) -> None:
+    """RequestError for devices and pipes."""
+    if os.path.exists(output) and not os.path.isdir(output) and not os.path.isfile(output):
+        raise RequestError(
+            f"-o {printable(output)} is a device or a pipe; name a file, a folder, or - for standard output."
+        )
+
+
+def _check_inside(output: str) -> None:
+    """RequestError for an output that leaves its folder, or would on another system."""
+    parts = re.split(r"[/\\]", output)
+    if printable(output) != output:
+        raise RequestError(f"output {printable(output)!r} has characters that are not printed.")
+    if not output.strip() or ".." in parts or output.startswith(("/", "\\", "~")) or PureWindowsPath(output).drive:
+        raise RequestError(f"output {output!r} must be a name inside the folder of -o, without .. and the like.")
 
 
 def _check_writable(path: Path) -> None:
@@ -100,13 +276,17 @@ def _check_writable(path: Path) -> None:
 
 def _check_fields(template: str) -> None:
     try:
-        fields = [field for _, field, _, _ in string.Formatter().parse(template) if field is not None]
-        if unknown := [field for field in fields if field not in FIELDS]:
+        fields = [entry[1:] for entry in string.Formatter().parse(template) if entry[1] is not None]
+        if unknown := [field for field, _, _ in fields if field not in FIELDS]:
             raise RequestError(
                 f"-o {template}: unknown field {{{unknown[0]}}}; possible: "
                 + " ".join(f"{{{name}}}" for name in FIELDS)
             )
-        template.format(name="", seed=0, prompt="", command="", n=0)
+        for field, spec, conversion in fields:  # any other could spell "..", "/", or fill the memory
+            if conversion or (spec and not (field in ("seed", "n") and _WIDTH.fullmatch(spec))):
+                raise RequestError(
+                    f"-o {printable(template)}: not a template: only {{seed}} and {{n}} take a width, such as {{n:03}}."
+                )
     except ValueError as error:
         raise RequestError(f"-o {template}: not a template ({error}).") from None
 
@@ -120,8 +300,3 @@ def _split_suffix(output: str, formats: Sequence[str]) -> tuple[str, list[str]]:
     if suffix and not formats and "{" not in suffix:
         raise RequestError(f"-o {output}: unknown format {suffix}; possible: {', '.join(FORMATS)}.")
     return output, list(dict.fromkeys(formats)) or [FORMATS[0]]
-
-
-def slug(text: str, longest: int = 60) -> str:
-    """Text for a file name: 'The boat, left!' -> 'the-boat-left'."""
-    return "-".join(re.findall(r"\w+", text.lower()))[:longest].rstrip("-") or "clip"

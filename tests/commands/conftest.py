@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,8 @@ def environment(tmp_path) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "HOME": str(tmp_path),
         "XDG_CONFIG_HOME": str(tmp_path / "config"),
+        "CONSISTI2V_STATE": str(tmp_path / "state"),
+        "CONSISTI2V_CACHE": str(tmp_path / "cache"),
         "OMP_NUM_THREADS": "1",
         "COLUMNS": "100",
     }
@@ -46,6 +49,26 @@ def run(tmp_path, environment) -> Run:
         )
 
     return run
+
+
+@pytest.fixture
+def call(tmp_path, environment, monkeypatch, capsys) -> Run:
+    """Like `run`, in this process: quicker, where nothing depends on a process of its own."""
+    from consisti2v_cli.commands import main
+
+    for name in [name for name in os.environ if name.startswith(("CONSISTI2V_", "HF_"))]:
+        monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        shown = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, ended.value.code, shown.out, shown.err)
+
+    return call
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import warnings
 
 import numpy as np
 import pytest
@@ -14,8 +13,7 @@ from PIL import Image
 
 import consisti2v_cli
 from consisti2v_cli import render as rendering
-from consisti2v_cli.commands import main
-from consisti2v_cli.media import video
+from consisti2v_cli.media import writers
 from consisti2v_cli.media.image import fit_image, read_image
 from consisti2v_cli.media.metadata import read_recipe
 from consisti2v_cli.media.video import read_video
@@ -26,12 +24,18 @@ SMALL = ["--size", "64x48", "--frames", "5", "--fps", "6", "--steps", "2"]
 
 @pytest.fixture
 def animate(run, tiny_model):
-    """`consisti2v animate` with the made-up model, small and quick."""
+    """`consisti2v animate` with the made-up model, small and quick, as a process of its own."""
 
     def animate(*arguments, **settings):
         return run("animate", *arguments, "--model", tiny_model, *SMALL, **settings)
 
     return animate
+
+
+@pytest.fixture
+def small(call, tiny_model):
+    """The same in this process."""
+    return lambda *arguments: call("animate", *arguments, "--model", tiny_model, *SMALL)
 
 
 def test_photo_in_mp4_out(animate, boat, tmp_path):
@@ -53,8 +57,8 @@ def test_photo_in_mp4_out(animate, boat, tmp_path):
     assert list(tmp_path.glob(".boat*")) == []
 
 
-def test_gif_and_quiet(animate, boat, tmp_path):
-    made = animate(boat, "moves left", "-q", "-o", "clips/{name}-{seed}.gif", "--seed", "3")
+def test_gif_and_quiet(small, boat, tmp_path):
+    made = small(boat, "moves left", "-q", "-o", "clips/{name}-{seed}.gif", "--seed", "3")
     assert (made.returncode, made.stdout, made.stderr) == (0, "clips/boat-3.gif\n", "")
     with Image.open(tmp_path / "clips" / "boat-3.gif") as gif:
         assert gif.size == (64, 48)
@@ -63,9 +67,9 @@ def test_gif_and_quiet(animate, boat, tmp_path):
         assert from_json(gif.info["comment"].decode()).seed == 3
 
 
-def test_same_seed_same_bytes(animate, boat, tmp_path):
-    two = animate(boat, "moves left", "--seed", "7", "--variations", "2", "-o", "a.mp4", "--json", "-q")
-    other = animate(boat, "moves left", "--seed", "8", "-o", "b.mp4", "-q")
+def test_same_seed_same_bytes(small, boat, tmp_path):
+    two = small(boat, "moves left", "--seed", "7", "--variations", "2", "-o", "a.mp4", "--json", "-q")
+    other = small(boat, "moves left", "--seed", "8", "-o", "b.mp4", "-q")
     assert other.returncode == 0
     seven, eight = map(json.loads, two.stdout.splitlines())
     assert (seven["recipe"]["seed"], eight["recipe"]["seed"]) == (7, 8)
@@ -75,9 +79,9 @@ def test_same_seed_same_bytes(animate, boat, tmp_path):
     assert second == third
 
 
-def test_python_makes_the_same_file(animate, boat, tiny_model, tmp_path):
+def test_python_makes_the_same_file(small, boat, tiny_model, tmp_path):
     """The README's lines, and the command line, give the same bytes."""
-    animate(boat, "moves left", "--seed", "7", "-q")
+    small(boat, "moves left", "--seed", "7", "-q")
     clip = consisti2v_cli.animate(
         boat, "moves left", seed=7, model=str(tiny_model), width=64, height=48, frames=5, fps=6.0, steps=2
     )
@@ -88,7 +92,7 @@ def test_python_makes_the_same_file(animate, boat, tiny_model, tmp_path):
     np.testing.assert_array_equal(shell, python)
 
 
-def test_a_folder_with_one_broken_image(animate, boat, tmp_path):
+def test_a_folder_with_one_broken_image(small, boat, tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
     shutil.copy(boat, photos / "a.jpg")
@@ -96,7 +100,7 @@ def test_a_folder_with_one_broken_image(animate, boat, tmp_path):
     Image.new("RGBA", (40, 30), (255, 0, 0, 128)).save(photos / "c.png")
     (photos / "c.txt").write_text("moves right\n")
     (photos / "notes.md").write_text("no image")
-    made = animate(photos, "moves left", "-o", "clips/", "-f", "gif", "--json", "--seed", "1")
+    made = small(photos, "moves left", "-o", "clips/", "-f", "gif", "--json", "--seed", "1")
     assert made.returncode == 1
     lines = [json.loads(line) for line in made.stdout.splitlines()]
     assert [line["path"] for line in lines] == ["clips/a.gif", "clips/c.gif"]
@@ -118,75 +122,69 @@ def test_from_standard_input_to_standard_output(animate, boat, tmp_path):
     assert (recipe.prompt, recipe.input_name) == ("moves left", "stdin")
 
 
-def test_existing_files_are_kept_without_y(animate, boat, tmp_path):
+def test_existing_files_are_kept_without_y(small, boat, tmp_path):
     (tmp_path / "boat.gif").write_bytes(b"mine")
-    kept = animate(boat, "moves left", "-q", "-f", "gif", "--dry-run", "--json")
+    kept = small(boat, "moves left", "-q", "-f", "gif", "--dry-run", "--json")
     assert json.loads(kept.stdout)["outputs"] == ["boat-2.gif"]
-    replaced = animate(boat, "moves left", "-q", "-f", "gif", "-y", "--no-metadata")
+    replaced = small(boat, "moves left", "-q", "-f", "gif", "-y", "--no-metadata")
     assert replaced.stdout == "boat.gif\n"
     assert (tmp_path / "boat.gif").read_bytes().startswith(b"GIF89a")
     assert read_recipe(tmp_path / "boat.gif") is None
 
 
 @pytest.fixture
-def decode(monkeypatch, tmp_path):
-    """Run the command in this process, with something of ours in front of the decoding of each clip."""
-    decode = rendering._decode
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))  # no configuration of the user's
-    monkeypatch.chdir(tmp_path)
+def decode(small, monkeypatch):
+    """Like `small`, with something of ours in front of the decoding of each clip."""
+    decode = rendering.decode
 
     def run(before, *arguments):
-        monkeypatch.setattr(rendering, "_decode", lambda *given: (before(), decode(*given))[1])
-        with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
-            main(["animate", *map(str, arguments), *SMALL, "-q"])
-        return ended.value.code
+        monkeypatch.setattr(rendering, "decode", lambda *given: (before(), decode(*given))[1])
+        return small(*arguments, "-q")
 
     return run
 
 
-def test_a_clip_whose_name_is_taken_meanwhile_is_not_lost(decode, boat, tiny_model, tmp_path, capsys):
-    formats = ["-f", "mp4", "-f", "gif"]
-    assert decode(lambda: (tmp_path / "boat.gif").touch(), boat, "moves left", "--model", tiny_model, *formats) == 0
-    assert capsys.readouterr().out == "boat-2.mp4\nboat-2.gif\n"
+def test_a_clip_whose_name_is_taken_meanwhile_is_not_lost(decode, boat, tmp_path):
+    made = decode(lambda: (tmp_path / "boat.gif").touch(), boat, "moves left", "-f", "mp4", "-f", "gif")
+    assert (made.returncode, made.stdout) == (0, "boat-2.mp4\nboat-2.gif\n")
     assert (tmp_path / "boat.gif").read_bytes() == b""
     assert sorted(path.name for path in tmp_path.glob("boat*")) == ["boat-2.gif", "boat-2.mp4", "boat.gif"]
 
 
-def test_a_name_that_is_taken_while_the_film_is_written(decode, boat, tiny_model, tmp_path, capsys, monkeypatch):
-    write = video.WRITERS["mp4"]
+def test_a_name_that_is_taken_while_the_film_is_written(small, boat, tmp_path, monkeypatch):
+    write = writers.WRITERS["mp4"]
 
     def slow(*given):
         write(*given)
         (tmp_path / "boat.mp4").touch()
 
-    monkeypatch.setitem(video.WRITERS, "mp4", slow)
-    assert decode(lambda: None, boat, "moves left", "--model", tiny_model) == 0
-    assert capsys.readouterr().out == "boat-2.mp4\n"
+    monkeypatch.setitem(writers.WRITERS, "mp4", slow)
+    made = small(boat, "moves left")
+    assert (made.returncode, made.stdout) == (0, "boat-2.mp4\n")
     assert (tmp_path / "boat.mp4").read_bytes() == b""
 
 
-def test_a_clip_that_takes_too_much_memory_does_not_end_the_run(decode, boat, tiny_model, tmp_path, capsys):
+def test_a_clip_that_takes_too_much_memory_does_not_end_the_run(decode, boat):
     failures = [RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory")]
 
     def allocate():
         if failures:
             raise failures.pop()
 
-    assert decode(allocate, boat, boat, "moves left", "--model", tiny_model) == 1
-    shown = capsys.readouterr()
-    assert shown.out == "boat-2.mp4\n"
-    assert shown.err.startswith("Error: boat.jpg: Not enough memory on cpu")
-    assert len(shown.err.splitlines()) <= 2
+    made = decode(allocate, boat, boat, "moves left")
+    assert (made.returncode, made.stdout) == (1, "boat-2.mp4\n")
+    assert made.stderr.startswith(f"Error: {boat}: Not enough memory on cpu")
+    assert len(made.stderr.splitlines()) <= 2
 
 
-def test_a_dry_run_says_what_it_takes_and_makes_nothing(animate, run, boat, tiny_model, tmp_path):
-    planned = animate(boat, boat, "moves left", "--dry-run", "--json")
+def test_a_dry_run_says_what_it_takes_and_makes_nothing(small, call, boat, tiny_model, tmp_path):
+    planned = small(boat, boat, "moves left", "--dry-run", "--json")
     assert planned.returncode == 0
     lines = [json.loads(line) for line in planned.stdout.splitlines()]
     assert [line["outputs"] for line in lines] == [["boat.mp4"], ["boat-2.mp4"]]
     assert all(line["memory_bytes"] > 100_000 for line in lines)
     assert "Seed:" in planned.stderr
-    planned = run("animate", boat, "moves left", "--model", tiny_model, "--dry-run", "--seed", "5")
+    planned = call("animate", boat, "moves left", "--model", tiny_model, "--dry-run", "--seed", "5")
     for part in ("boat.jpg -> boat.mp4", "80x48", "4 frames", "2 steps", "seed 5", "MiB"):
         assert part in planned.stdout
     assert list(tmp_path.glob("*.mp4")) == []
@@ -197,20 +195,22 @@ WRONG = [
     (["--size", "130x128"], "128 and 136"),
     (["--size", "big"], "256x256"),
     (["--size", "8x8"], "16 to 4096"),
-    (["--frames", "1"], "2<=x<=1024"),
+    (["--frames", "1"], "whole numbers 2 to 1024"),
     (["--frames", "many"], "--frames"),
     (["--fps", "0"], "--fps"),
-    (["--motion", "6"], "1<=x<=5"),
+    (["--motion", "6"], "1 to 5"),
     (["--steps", "0"], "--steps"),
-    (["--steps", "1000"], "1<=x<=500"),
+    (["--steps", "1000"], "1 to 500"),
     (["--guidance", "-1"], "--guidance"),
     (["--guidance", "nan"], "guidance"),
     (["--image-guidance", "101"], "--image-guidance"),
-    (["--guidance-rescale", "1.5"], "0<=x<=1"),
-    (["--layout-strength", "1000"], "0<=x<=999"),
+    (["--guidance-rescale", "1.5"], "numbers 0 to 1"),
+    (["--layout-strength", "1000"], "0 to 999"),
     (["--layout-cutoff", "-0.1"], "--layout-cutoff"),
     (["--noise-correlation", "-1"], "--noise-correlation"),
-    (["--seed", "-1"], "--seed"),
+    (["--seed", "-1"], "seed is -1"),
+    (["--seed", "many"], "--seed"),
+    (["--seed", str(2**63 - 1), "--variations", "2"], "smaller --seed"),
     (["--variations", "0"], "--variations"),
     (["--sampler", "euler"], "'ddim', 'dpm++'"),
     (["--fit", "fill"], "'crop', 'pad', 'stretch'"),
@@ -223,6 +223,14 @@ WRONG = [
     (["--output", "{nam}.mp4"], "{name}"),
     (["--output", "-", "--variations", "2"], "one clip"),
     (["--output", "-", "--json"], "standard output"),
+    (["--output", "-", "--format", "png"], "folder"),
+    (["--output", "/dev/full"], "/dev/full is a device"),
+    (["--max-size", "8MB", "--format", "webm"], "gif, webp, mp4"),
+    (["--shard", "0/2"], "--shard is '0/2'"),
+    (["--shard", "3/2"], "1/N to N/N"),
+    (["--shard", "half"], "--shard"),
+    (["--recipe", "nowhere.mp4"], "nowhere.mp4"),
+    (["--manifest", "nowhere.csv"], "nowhere.csv"),
     (["--format", "gif", "--fps", "60"], "50"),
     (["--model", "no such model"], "no such model"),
     (["--steps"], "--steps"),
@@ -230,9 +238,8 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("options", "message"), WRONG)
-def test_wrong_options(run, boat, tiny_model, options, message):
-    shown = run("animate", boat, "moves left", "--model", tiny_model, *options)
-    assert_wrong(shown, message)
+def test_wrong_options(call, boat, tiny_model, options, message):
+    assert_wrong(call("animate", boat, "moves left", "--model", tiny_model, *options), message)
 
 
 @pytest.mark.parametrize(
@@ -247,24 +254,34 @@ def test_wrong_options(run, boat, tiny_model, options, message):
         (["broken.jpg", "moves left"], "broken.jpg"),
         (["half.jpg", "moves left"], "half.jpg"),
         (["empty", "moves left"], "empty"),
-        (["-", "moves left"], "standard input"),
+        (["empty/../nowhere.jpg", "moves left"], "empty/../nowhere.jpg"),
+        (["boat.jpg", "empty"], "empty is a folder; add what happens"),
+        (["boat.jpg", "words.txt"], "write @words.txt"),
+        (["boat.jpg", "list.csv"], "--manifest list.csv"),
+        (["boat.jpg", "broken.jpg", "moves left", "-o", "-"], "one clip"),
         (["-", "-", "moves left"], "once"),
     ],
 )
-def test_wrong_inputs(run, boat, tiny_model, tmp_path, arguments, message):
+def test_wrong_inputs(call, boat, tiny_model, tmp_path, arguments, message):
+    for name in ("words.txt", "list.csv"):
+        (tmp_path / name).write_text("waves")
     (tmp_path / "boat.jpg").write_bytes(boat.read_bytes())
     (tmp_path / "half.jpg").write_bytes(boat.read_bytes()[: boat.stat().st_size // 2])
     (tmp_path / "broken.jpg").write_text("no image")
     (tmp_path / "empty").mkdir()
-    assert_wrong(run("animate", *arguments, "--model", tiny_model), message)
+    assert_wrong(call("animate", *arguments, "--model", tiny_model), message)
 
 
-def test_a_wrong_request_is_said_once_for_many_inputs(run, boat, tiny_model):
-    assert_wrong(run("animate", boat, boat, "x", "--model", tiny_model, "--background", "whitish"), "whitish")
+def test_standard_input_that_holds_nothing(run, tiny_model):
+    assert_wrong(run("animate", "-", "moves left", "--model", tiny_model), "standard input")
 
 
-def test_a_run_goes_on_after_a_missing_image(animate, boat):
-    planned = animate("nowhere.jpg", boat, "moves left", "--dry-run", "-q", "--json")
+def test_a_wrong_request_is_said_once_for_many_inputs(call, boat, tiny_model):
+    assert_wrong(call("animate", boat, boat, "x", "--model", tiny_model, "--background", "whitish"), "whitish")
+
+
+def test_a_run_goes_on_after_a_missing_image(small, boat):
+    planned = small("nowhere.jpg", boat, "moves left", "--dry-run", "-q", "--json")
     assert planned.returncode == 1
     assert "nowhere.jpg" in planned.stderr
     assert json.loads(planned.stdout)["input"] == "boat.jpg"
@@ -300,7 +317,7 @@ def assert_wrong(shown, message):
 
 @pytest.mark.parametrize("model", ["consisti2v", "someone/something"])
 def test_missing_weights(run, boat, model):
-    shown = run("animate", boat, "moves left", "--model", model)
+    shown = run("animate", boat, "moves left", "--model", model, "-q")
     assert shown.returncode == 3
     assert f"consisti2v fetch-weights {model}" in shown.stderr
     assert len(shown.stderr.splitlines()) <= 2

@@ -6,6 +6,7 @@ import click
 import pytest
 
 from consisti2v_cli.commands import COMMANDS, consisti2v
+from consisti2v_cli.commands.config import CONFIGURED
 
 
 @pytest.fixture
@@ -45,6 +46,31 @@ def test_precedence(plan, config):
     assert plan("--steps", model_steps, env={"CONSISTI2V_ANIMATE_STEPS": "32"})["steps"] == model_steps
 
 
+def test_a_recipe_comes_between_environment_and_configuration(plan, config, tmp_path):
+    recipe = {"prompt": "rises", "seed": 5, "steps": 34, "guidance": 3.0, "motion": 4, "fit": "pad", "quality": 40}
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    config("[animate]\nsteps = 31\nguidance = 9\nfps = 30\n")
+    found = plan("--recipe", "recipe.json", "--fit", "crop", env={"CONSISTI2V_ANIMATE_GUIDANCE": "7.5"})
+    expected = {
+        "prompt": "moves left",
+        "seed": 5,
+        "steps": 34,
+        "guidance": 7.5,
+        "motion": 4,
+        "fit": "crop",
+        "quality": 40,
+    }
+    assert {name: found[name] for name in expected} == expected
+
+
+def test_a_seed_that_counts_from_a_recipes(plan, run, boat, tmp_path):
+    (tmp_path / "recipe.json").write_text('{"prompt": "rises", "seed": 5}')
+    assert plan("--recipe", "recipe.json", "--seed", "+2")["seed"] == 7
+    without = run("animate", boat, "moves left", "--seed", "+2", "--dry-run")
+    assert without.returncode == 2
+    assert "+2" in without.stderr
+
+
 def test_a_model_without_settings_of_its_own_takes_the_papers(plan, tiny_model, tmp_path):
     bare = tmp_path / "bare"
     bare.mkdir()
@@ -77,6 +103,8 @@ def test_formats_from_a_configuration_file(run, boat, tiny_model, config):
     [
         ("[animate]\nstepz = 3\n", "stepz"),
         ("[animat]\nsteps = 3\n", "animat"),
+        ("[doctor]\njson = true\n", "unknown table [doctor]"),
+        ("[train]\nsteps = 3\n", "unknown table [train]"),
         ("animate = 3\n", "[animate]"),
         ("[animate\n", "TOML"),
         ('[animate]\nsteps = "many"\n', "many"),
@@ -94,6 +122,12 @@ def test_wrong_configuration_files_are_wrong_requests(run, boat, config, text, m
     assert shown.returncode == 2
     assert message in shown.stderr
     assert len(shown.stderr.splitlines()) <= 2
+
+
+def test_the_commands_with_a_table_are_those_that_read_it(call, config):
+    path = config("[animat]\n")
+    reading = {name for name in COMMANDS if "[animat]" in call(name, "--config", path).stderr}
+    assert reading - {"doctor"} == set(CONFIGURED)  # which examines it
 
 
 def test_a_missing_configuration_file_that_was_named(run, boat):

@@ -1,24 +1,41 @@
 """Help is complete, offline and quick, and the README knows every command."""
 
 import re
+import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import click
 import pytest
 
-from consisti2v_cli.commands import COMMANDS, consisti2v
-from consisti2v_cli.commands.inputs import SUFFIXES
-from consisti2v_cli.recipe import Recipe
+from consisti2v_cli.commands import COMMANDS, consisti2v, main
+from consisti2v_cli.commands.values import FOUND_OUT
+from consisti2v_cli.media.image import SUFFIXES
+from consisti2v_cli.recipe import CHOICES, OWN, Recipe, own_fields
 
-HEAVY = {"PIL", "diffusers", "huggingface_hub", "numpy", "torch", "transformers"}
+HEAVY = {"PIL", "diffusers", "huggingface_hub", "imageio_ffmpeg", "numpy", "torch", "transformers"}
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+MAKING = CHOICES["command"]
+
+PARAMETERS = {  # of the command line, for the recipe's fields that have another name there
+    "width": "size",
+    "height": "size",
+    "zoom": "zoom_in",
+    "center_x": "center",
+    "center_y": "center",
+}
+FIXED = {"noise", "revision"}  # the same for all clips of a model
 
 
 def command_of(name: str) -> click.Command:
     command = consisti2v.get_command(click.Context(consisti2v), name)
     assert command is not None
     return command
+
+
+def parameters_of(name: str) -> set[str]:
+    return {parameter.name for parameter in command_of(name).params}
 
 
 def test_help_names_every_command(run):
@@ -38,8 +55,6 @@ def test_no_command_at_all_shows_help_and_is_a_wrong_request(run):
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)])
 def test_help_imports_nothing_heavy(arguments, environment, tmp_path):
-    import subprocess
-
     shown = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "consisti2v_cli", *arguments],
         env=environment,
@@ -70,7 +85,7 @@ def test_help_ends_with_examples(name, run):
     assert shown.returncode == 0
     _, found, examples = shown.stdout.partition("Examples:")
     assert found
-    assert examples.count(f"consisti2v {name}") >= 2
+    assert examples.count(f"consisti2v {name}") in (2, 3)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -78,24 +93,63 @@ def test_the_readme_has_every_command(name):
     assert f"consisti2v {name}" in README
 
 
-def test_animate_has_an_option_for_every_choice_in_a_recipe():
+@pytest.mark.parametrize("name", MAKING)
+def test_there_is_an_option_for_every_field_of_a_commands_recipe(name):
     """What is not an option is found out, or is the same for all clips."""
-    options = {parameter.name for parameter in command_of("animate").params}
-    found_out = {"command", "revision", "input_name", "input_sha256", "versions", "width", "height", "noise"}
-    assert set(Recipe.__dataclass_fields__) - found_out <= options
+    asked = own_fields(name) - FOUND_OUT - FIXED
+    assert {PARAMETERS.get(field, field) for field in asked} <= parameters_of(name)
+
+
+def test_redo_has_an_option_for_every_field_of_any_recipe():
+    asked = set(Recipe.__dataclass_fields__) - FOUND_OUT - FIXED
+    assert {PARAMETERS.get(field, field) for field in asked} <= parameters_of("redo")
+
+
+@pytest.mark.parametrize("name", MAKING)
+def test_no_command_has_an_option_that_means_something_to_others_only(name):
+    others = {PARAMETERS.get(field, field) for field, owners in OWN.items() if name not in owners}
+    assert not others & parameters_of(name)
 
 
 WRONG = {
     "animate": ["nowhere.jpg", "x"],
+    "extend": ["nowhere.jpg", "x"],
+    "pan": ["nowhere.jpg", "x"],
+    "zoom": ["nowhere.jpg", "x"],
+    "redo": ["nowhere.mp4"],
+    "info": ["nowhere.mp4"],
     "fetch-weights": ["no such model"],
+    "doctor": ["--config", "nowhere.toml"],
     "train": ["network", "--config", "nowhere.toml", "-o", "model"],
+    "completions": ["bash", "--all", "scripts"],
 }
 
 
+@pytest.fixture
+def call(environment, tmp_path, monkeypatch, capsys):
+    """Runs a command line in this process: exit code, stdout, stderr."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
+            main(arguments)
+        return ended.value.code, *capsys.readouterr()
+
+    return call
+
+
 @pytest.mark.parametrize("name", COMMANDS)
-def test_vv_shows_where_an_error_was(run, name):
-    assert "Traceback" not in run(name, *WRONG[name]).stderr
-    assert "Traceback" in run(name, *WRONG[name], "-vv").stderr
+def test_vv_shows_where_an_error_was(call, name):
+    code, out, err = call(name, *WRONG[name], "-q")
+    assert (code, out) == (2, "")
+    assert err.startswith("Error: ")
+    assert len(err.splitlines()) <= 2
+    assert "Traceback" not in err
+    code, out, err = call(name, *WRONG[name], "-vv")
+    assert (code, out) == (2, "")
+    assert "Traceback" in err
 
 
 def test_unknown_commands_and_options_are_wrong_requests(run):

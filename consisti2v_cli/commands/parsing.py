@@ -1,0 +1,101 @@
+"""How the text of an option becomes a value, and what the shell completes for it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from consisti2v_cli.errors import RequestError
+from consisti2v_cli.recipe import RANGES
+
+
+class Whole(click.IntRange):
+    """A whole number from `min` to `max`, whose errors say so in words."""
+
+    name = "n"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """'7' -> 7; click.BadParameter on anything else."""
+        try:
+            return int(super().convert(value, param, ctx))
+        except click.BadParameter:
+            self.fail(f"{str(value)!r} is not possible; possible: whole numbers {self._describe_range()}.", param, ctx)
+
+    def _describe_range(self) -> str:
+        return f"{self.min} to {self.max}"
+
+
+class Share(click.FloatRange):
+    """A number from `min` to `max`, whose errors say so in words."""
+
+    name = "n"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """'0.5' -> 0.5; click.BadParameter on anything else."""
+        try:
+            return float(super().convert(value, param, ctx))
+        except click.BadParameter:
+            self.fail(f"{str(value)!r} is not possible; possible: numbers {self._describe_range()}.", param, ctx)
+
+    def _describe_range(self) -> str:
+        return f"{self.min:g} to {self.max:g}"
+
+
+def size(text: str) -> tuple[int, int]:
+    """'256x192' -> (256, 192); click.BadParameter on anything else."""
+    found = re.fullmatch(r"(\d{1,6})[xX](\d{1,6})", text.strip())
+    if not found:
+        raise click.BadParameter(f"{text!r} is no size; write width and height in pixels, such as 256x256.")
+    return int(found[1]), int(found[2])
+
+
+def byte_count(text: str) -> int:
+    """'8MB' -> 8000000, '500 KiB' -> 512000; click.BadParameter on anything else."""
+    found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)\s*([kmg]?)(i?)b?", text.strip().lower())
+    if not found or (found[3] and not found[2]):
+        raise click.BadParameter(f"{text!r} is no size of a file; write a number and a unit, such as 8MB or 500kB.")
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** " kmg".index(found[2] or " "))
+
+
+def point(text: str) -> tuple[float, float]:
+    """'0.5,0.3' -> (0.5, 0.3); click.BadParameter on anything that is not two shares."""
+    try:
+        x, y = map(float, text.split(","))
+    except ValueError:
+        x = y = -1.0
+    if not (0 <= x <= 1 and 0 <= y <= 1):
+        raise click.BadParameter(
+            f"{text!r} is no point; write shares of width and height from 0 to 1, such as 0.5,0.3."
+        )
+    return x, y
+
+
+def seed_or_step(text: str | int) -> int | str:
+    """'7' -> 7, and '+1' or '-1' as they are: relative to the recipe's seed. click.BadParameter on anything else."""
+    written = str(text).strip()
+    if not re.fullmatch(r"[+-]?\d{1,19}", written) or abs(int(written)) > RANGES["seed"][1]:
+        raise click.BadParameter(
+            f"{text!r} is no seed; possible: 0 to {RANGES['seed'][1]}, or +N and -N with a recipe."
+        )
+    return written if written[0] in "+-" else int(written)
+
+
+def complete_models(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """The models' names that begin as what is written, for the shell."""
+    from consisti2v_cli.weights.registry import known_models
+
+    return [name for name in known_models() if name.startswith(incomplete)]
+
+
+def prompt_text(prompt: str) -> str:
+    """The prompt itself, or what stands in FILE where it is written @FILE."""
+    if not prompt.startswith("@"):
+        return prompt
+    try:
+        return " ".join(Path(prompt[1:]).read_text(encoding="utf-8").split())
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise RequestError(f"The prompt cannot be read from {prompt[1:]}: {reason}.") from None
