@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from consisti2v_cli.media.video import OnFinished, encode_video, write_video
+from consisti2v_cli.media.video import OnFinished, stream_video, write_video
 from consisti2v_cli.recipe import Recipe, to_json
 
 if TYPE_CHECKING:
@@ -64,10 +64,12 @@ class Film:
             **self._encoding(metadata),
         )
 
-    def encode(self, format: str, *, metadata: bool = True, on_notice: OnNotice | None = None) -> bytes:
-        """The bytes of the file that `save` would write; not for PNG, which is a folder."""
+    def stream(
+        self, stream: IO[bytes], format: str, *, metadata: bool = True, on_notice: OnNotice | None = None
+    ) -> None:
+        """Write the bytes of the file that `save` would write; not for PNG, which is a folder."""
         frames, rate = self._timed()
-        return encode_video(frames, rate, format, on_notice=on_notice, **self._encoding(metadata))
+        stream_video(stream, frames, rate, format, on_notice=on_notice, **self._encoding(metadata))
 
     @property
     def last_latent(self) -> NDArray[np.float32] | None:

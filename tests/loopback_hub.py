@@ -34,6 +34,7 @@ class Trouble:
     hold_after: int | None = None  # bytes, then nothing comes until `Hub.go_on` is set
     wrong_bytes: bool = False
     ignore_range: bool = False
+    begin: int | None = None  # where the answer begins, whatever was asked
     pause: float = 0.0  # seconds between chunks
     redirect: bool = False  # to another server
     without_length: bool = False  # the end of the file is the end of the connection
@@ -42,14 +43,13 @@ class Trouble:
 
 @dataclass
 class Request:
-    """What was asked, and what was sent."""
+    """What was asked."""
 
     method: str
     path: str
     range: str | None
     authorization: str | None
     port: int
-    sent: int = 0  # bytes of the body
 
 
 class Hub:
@@ -95,13 +95,11 @@ class Hub:
         """The GET requests for a file that were answered with some of it."""
         return [asked for asked in self.requests if asked.method == "GET" and asked.path.endswith(f"/{name}")]
 
-    def sent(self, name: str) -> int:
-        """How many bytes of a file were sent, in all answers together."""
-        return sum(asked.sent for asked in self.gets(name))
-
-    def wait_for(self, name: str, count: int) -> None:
-        """Wait until so many bytes of a file were sent."""
-        wait_until(lambda: self.sent(name) >= count, f"{count} bytes of {name}")
+    def wait_for(self, name: str, count: int, storage: Path) -> None:
+        """Wait until a client's folder for this repository has so many bytes of a file: sent is not yet received."""
+        blob = storage / "blobs" / hub_hash(self.files / name)
+        part = blob.with_name(f"{blob.name}.consisti2v.incomplete")
+        wait_until(lambda: blob.exists() or _size(part) >= count, f"{count} bytes of {name}")
 
     def listing(self) -> dict[str, Any]:
         names = sorted(path.relative_to(self.files).as_posix() for path in self.files.rglob("*") if path.is_file())
@@ -117,6 +115,14 @@ def wait_until(holds: Callable[[], bool], what: str, patience: float = 60.0) -> 
     while not holds():
         assert time.monotonic() < deadline, f"waited in vain for {what}"
         time.sleep(0.005)
+
+
+def _size(path: Path) -> int:
+    """A file's, while another process may be removing it."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 class _Server(ThreadingHTTPServer):
@@ -198,6 +204,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
         def stream(self, content: bytes, tag: str, asked: Request, trouble: Trouble) -> None:
             size = len(content)
             begin = int(asked.range[6:].split("-")[0]) if asked.range and not trouble.ignore_range else 0
+            begin = begin if trouble.begin is None else trouble.begin
             if begin and begin >= size:
                 self.refuse(416, {"Content-Range": f"bytes */{size}"})
                 return
@@ -223,7 +230,6 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                     chunk = content[place : min(place + CHUNK, end)]
                     self.wfile.write(chunk)
                     self.wfile.flush()
-                    asked.sent += len(chunk)
                     if trouble.hold_after is not None and place + CHUNK > begin + trouble.hold_after:
                         hub.go_on.wait()
                     if trouble.pause and hub.closed.wait(trouble.pause):

@@ -76,6 +76,7 @@ class Batch:
         """Print the plan: a line, or a JSON object, a clip. Returns the exit code."""
         self._say_beforehand()
         for job in self.jobs:
+            self._warn(job)
             outputs = [str(path) for path in job.outputs.still_free(job.paths)]
             shown = {"input": job.input.name, "outputs": outputs, "memory_bytes": job.memory}
             line = json.dumps({**shown, "recipe": to_dict(job.recipe)})
@@ -139,19 +140,19 @@ class Batch:
         if rest is None:
             return
         label = job.input.name if self.alone else f"[{number}/{len(self.jobs)}] {job.input.name}"
-        try:
-            with interrupts_held() as release:
+        with interrupts_held() as release:
+            try:
+                self._warn(rest)
                 begun = time.monotonic()
                 film = self._film(rest, label, release)
                 self._save(film, rest, time.monotonic() - begun)
-                release()
-        except BrokenPipeError:
-            raise
-        except Exception as error:  # whatever it is, the other clips do not suffer from it
-            if isinstance(error, WeightsError) and len(set(map(_model_key, self.jobs))) == 1:
-                raise  # none can be made
-            self._is_full = os.strerror(errno.ENOSPC) in str(error)
-            self.fail(job.wish, error)
+            except BrokenPipeError:
+                raise
+            except Exception as error:  # whatever it is, the other clips do not suffer from it
+                if isinstance(error, WeightsError) and len(set(map(_model_key, self.jobs))) == 1:
+                    raise  # none can be made
+                self._is_full = os.strerror(errno.ENOSPC) in str(error)
+                self.fail(job.wish, error)
 
     def _rest(self, job: Job, *, again: bool = False) -> Job | None:
         """What is still to be made of a clip: with the seed of those formats that are there. None if all of it is."""
@@ -233,6 +234,13 @@ class Batch:
                     f"This takes about {spell(memory)} of memory, and {device} has {spell(there)}: "
                     "a smaller --size or fewer --frames take less."
                 )
+
+    def _warn(self, job: Job) -> None:
+        """What will cost a clip its quality, before it is made."""
+        if job.recipe.command in CAMERA:
+            from consisti2v_cli.commands.travel import warn_of_softness
+
+            warn_of_softness(job, self.console, named=not self.alone)
 
     def _say_once(self, sentence: str) -> None:
         if sentence not in self._said:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from contextlib import AbstractContextManager, nullcontext
+import time
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,45 @@ if TYPE_CHECKING:
 
     from consisti2v_cli.commands.console import Console
 
+AGREEING = 2.0  # seconds within which the process that runs already has written down its seed
 KINDS = 4096  # as many lock files at most: two clips that share one wait for each other without need, no more
 
 Claim = AbstractContextManager[Any]  # given up at its end
+
+
+_runs: list[BaseFileLock] = []  # held until the process ends
+
+
+def agreed_seed(run: str, seed: int) -> int:
+    """The seed of a run for which none was asked: that of another process which makes the same run now, else this
+    one's, which holds for those that start while this process lives.
+
+    Args:
+        run: what tells it from others.
+        seed: that this process would take.
+    """
+    from filelock import FileLock, Timeout
+
+    from consisti2v_cli.state import locks_folder
+
+    name = hashlib.sha256(run.encode(errors="surrogateescape")).hexdigest()
+    try:
+        place = locks_folder() / f"run-{int(name, 16) % KINDS:03x}"
+        lock = FileLock(place.with_suffix(".lock"), is_singleton=True)
+        lock.acquire(timeout=0)
+        _runs.append(lock)
+        place.write_text(f"{name} {seed}")
+    except Timeout:
+        deadline = time.monotonic() + AGREEING
+        while time.monotonic() < deadline:
+            with suppress(OSError, ValueError):
+                known, known_seed = place.read_text().split()
+                if known == name:
+                    return int(known_seed)
+            time.sleep(0.05)
+    except (OSError, NotImplementedError):
+        pass
+    return seed
 
 
 class Claims:

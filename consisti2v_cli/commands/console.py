@@ -65,7 +65,7 @@ class Console:
 
         Where stderr is no terminal, the labels of `progress` say how far the run is.
         """
-        if self.quiet or not sys.stderr.isatty():
+        if self.quiet or not in_terminal():
             yield _nothing
             return
         with self._showing() as bars:
@@ -82,7 +82,7 @@ class Console:
         """
         if self.quiet:
             yield _nothing
-        elif not sys.stderr.isatty():
+        elif not in_terminal():
             yield PlainLines(label, self.notice, of_bytes=of_bytes)
         else:
             with self._showing(of_bytes=of_bytes) as bars:
@@ -138,6 +138,11 @@ def _hush_libraries() -> None:
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
 
 
+def in_terminal() -> bool:
+    """Whether stderr is there, and a terminal."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 def _nothing(*_: object) -> None:
     pass
 
@@ -191,7 +196,13 @@ class PlainLines:
 
 @contextmanager
 def interrupts_held() -> Iterator[Callable[[], None]]:
-    """Hold back the first Ctrl-C until the given function is called, between two steps; the second acts at once."""
+    """Hold back the first Ctrl-C until the given function is called, between two steps, or the block ends without an
+    error; the second acts at once. Where the program was started to ignore Ctrl-C, as a shell's background jobs are, it
+    goes on being ignored.
+    """
+    if signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, None):
+        yield _nothing
+        return
     wanted = False
 
     def hold(number: int, frame: FrameType | None) -> None:
@@ -208,3 +219,4 @@ def interrupts_held() -> Iterator[Callable[[], None]]:
         yield release
     finally:
         signal.signal(signal.SIGINT, before)
+    release()

@@ -49,7 +49,7 @@ class Findings:
 @option(
     "--config",
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     default=None,
     default_text="config.toml in the user's configuration folder",
     help="Configuration to check.",
@@ -331,11 +331,12 @@ def _preview() -> str:
     """How --preview would show pictures here."""
     from importlib.util import find_spec
 
+    from consisti2v_cli.commands.console import in_terminal
     from consisti2v_cli.commands.preview import ask_terminal
 
     if find_spec("textual_image") is None:
         return "not installed: pip install 'consisti2v-cli[preview]'"
-    if not sys.stderr.isatty():
+    if not in_terminal():
         return "no terminal"
     return ask_terminal().graphics
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from consisti2v_cli.commands.options import extend_options, making_options
+from consisti2v_cli.commands.parsing import PATH
 from consisti2v_cli.errors import RequestError
 from consisti2v_cli.recipe import Recipe
 
@@ -33,7 +34,7 @@ Examples:
 
 
 @click.command(epilog=EXAMPLES, short_help="Make a long clip, or go on with one.")
-@click.argument("source", required=False, type=click.Path(allow_dash=True), metavar="[SOURCE]")
+@click.argument("source", required=False, type=PATH, metavar="[SOURCE]")
 @click.argument("prompt", required=False, metavar="[PROMPT]")
 @extend_options
 @making_options

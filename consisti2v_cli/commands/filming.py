@@ -85,6 +85,10 @@ class Filming:
             ConsistI2VError: what went wrong with a run's only film, or would with all of them.
             KeyboardInterrupt: when the running step is done.
         """
+        from consisti2v_cli.media.scratch import remove_leftovers
+
+        for place in {path.parent for job in self.jobs for path in job.paths}:
+            remove_leftovers(place)
         if self.options["preview"]:
             from consisti2v_cli.commands.preview import make_preview
 
@@ -93,13 +97,14 @@ class Filming:
         try:
             for number, job in enumerate(self.jobs, start=1):
                 label = job.input.name if len(self.jobs) == 1 else f"[{number}/{len(self.jobs)}] {job.input.name}"
-                try:
-                    self._make(job, label)
-                except (ConsistI2VError, OSError) as error:
-                    if len(self.jobs) == 1 or isinstance(error, (WeightsError, BrokenPipeError)):
-                        raise
-                    self.console.error(f"seed {job.recipe.seed}: {error}")
-                    failed += 1
+                with interrupts_held() as release:
+                    try:
+                        self._make(job, label, release)
+                    except (ConsistI2VError, OSError) as error:
+                        if len(self.jobs) == 1 or isinstance(error, (WeightsError, BrokenPipeError)):
+                            raise
+                        self.console.error(f"seed {job.recipe.seed}: {error}")
+                        failed += 1
         finally:  # Ctrl-C may come when the last film is there
             if len(self._ended) + failed == len(self.jobs):
                 self._end(failed)
@@ -115,7 +120,7 @@ class Filming:
         for folder in self._ended:
             remove_ended(folder)
 
-    def _make(self, job: Job, label: str) -> None:
+    def _make(self, job: Job, label: str, release: Callable[[], None]) -> None:
         """Make one film, or what is missing of it.
 
         In its work folder only the notes are left: until the run ends, a later start without a seed finds the run's
@@ -123,7 +128,7 @@ class Filming:
         """
         from consisti2v_cli.work import working
 
-        with working(job.recipe, job.folder, self.console.notice) as work, interrupts_held() as release:
+        with working(job.recipe, job.folder, self.console.notice) as work:
             try:
                 if (rest := self._rest(job, work)) is not None:
                     rest = replace(rest, paths=tuple(rest.outputs.still_free(rest.paths)))
@@ -136,7 +141,6 @@ class Filming:
                 raise
             work.clear()
             self._ended.append(work.folder)
-            release()
 
     def _rest(self, job: Job, work: Work) -> Job | None:
         """What is still to be made of a film: some of its formats. None if all are there."""

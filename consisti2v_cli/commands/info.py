@@ -13,6 +13,7 @@ import click
 
 from consisti2v_cli.commands.inputs import printable
 from consisti2v_cli.commands.options import config_options, option, talk_options
+from consisti2v_cli.commands.parsing import PATH
 from consisti2v_cli.errors import RequestError
 from consisti2v_cli.recipe import Recipe, from_json, spelled, to_dict
 
@@ -50,7 +51,7 @@ class Facts:
 
 
 @click.command(epilog=EXAMPLES, short_help="Print the recipe in a file.")
-@click.argument("files", nargs=-1, required=True, type=click.Path(), metavar="FILE...")
+@click.argument("files", nargs=-1, required=True, type=PATH, metavar="FILE...")
 @option("--json", "as_json", is_flag=True, default_text="off", help="Print one JSON object a line.")
 @config_options
 @talk_options

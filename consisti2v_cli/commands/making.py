@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from consisti2v_cli.weights import ModelFolder
     from consisti2v_cli.weights.load import Model
 
+OF_THE_PROCESS = ("quiet", "verbose", "json", "preview", "shard", "device")  # options that change no clip's name
 MANY = 100  # inputs: looking at so many takes long enough for a progress bar
 
 
@@ -70,23 +71,44 @@ def make_clips(
     alone = clips == 1 and not request.manifest
     resumes = not alone or parts > 1 or os.path.isdir(images[0] if images else prompt or "")
     settler = Settler(command, console)
-    orders = _name_all(wishes, settler, resumes=resumes)[part::parts]
+    run = _run(command, images, prompt, options) if resumes else None
+    orders = _name_all(wishes, settler, run, agree=not options["dry_run"])[part::parts]
     request.outputs.check_use(len(orders), as_json=options["json"])
     batch = Batch(options, console, alone=alone, resumes=resumes)
     _settle_all(orders, settler, batch)
     return batch.show() if options["dry_run"] else batch.make()
 
 
-def _name_all(wishes: Sequence[Wish], settler: Settler, *, resumes: bool) -> list[Order]:
-    """Name all clips. Where no seed was asked for, an earlier start of the same run may have begun with one."""
+def _run(command: str, images: Sequence[str], prompt: str | None, options: Mapping[str, Any]) -> str:
+    """What tells a run from others, in every process that makes some of it."""
+    known = {name: str(value) for name, value in options.items() if name not in OF_THE_PROCESS}
+    return json.dumps([os.getcwd(), command, list(images), prompt, known])
+
+
+def _name_all(wishes: Sequence[Wish], settler: Settler, run: str | None, *, agree: bool) -> list[Order]:
+    """Name all clips. Where no seed was asked for, an earlier start of the same run may have begun with one, or
+    another process may have.
+
+    Args:
+        wishes: of the run.
+        settler: of the run.
+        run: what tells it from others; None where it does not go on from what is there.
+        agree: other processes take the seed of this one.
+    """
+    from consisti2v_cli.commands.claims import agreed_seed
     from consisti2v_cli.commands.made import seed_before
     from consisti2v_cli.commands.plan import take_orders
 
     if shared := next((wish for wish in wishes if not wish.where), None):
         settler.shared(shared)  # what is wrong with it is wrong for all
     orders = take_orders(wishes)
-    before = seed_before(orders, settler) if resumes else None
-    if before is None:
+    drawn = next((wish.values["seed"] for wish in wishes if wish.any_seed), None)
+    if run is None or drawn is None:
+        return orders
+    before = seed_before(orders, settler)
+    if before is None and agree:
+        before = agreed_seed(run, drawn)
+    if before in (None, drawn):
         return orders
     wishes[0].outputs.names.forget()
     seeded = {id(wish.values): {**wish.values, "seed": before} for wish in wishes if wish.any_seed}
@@ -171,7 +193,10 @@ def save(
     from consisti2v_cli.state import keep_latent, remember, remember_last
 
     if outputs.to_stdout:
-        _stream(film.encode(outputs.formats[0], metadata=outputs.metadata, on_notice=console.notice))
+        if sys.stdout is None:
+            raise RequestError("-o - writes to standard output, which is closed.")
+        format = outputs.formats[0]
+        film.stream(sys.stdout.buffer, format, metadata=outputs.metadata, on_notice=console.notice)
         return []
     free, claim = _claimed(paths, outputs, claims or Claims())
     written = []
@@ -188,13 +213,6 @@ def save(
             remember_last(written[-1])
     console.detail(f"{name}: {seconds:.1f} s, seed {film.recipe.seed}")
     return written
-
-
-def _stream(content: bytes) -> None:
-    if sys.stdout is None:
-        raise RequestError("-o - writes to standard output, which is closed.")
-    sys.stdout.buffer.write(content)
-    sys.stdout.buffer.flush()
 
 
 def _claimed(paths: Sequence[Path], outputs: Outputs, claims: Claims) -> tuple[list[Path], Claim]:

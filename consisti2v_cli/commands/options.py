@@ -11,7 +11,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from consisti2v_cli.commands.parsing import Share, Whole, byte_count, complete_models, point, seed_or_step, size
+from consisti2v_cli.commands.parsing import PATH, Share, Whole, byte_count, complete_models, point, seed_or_step, size
 from consisti2v_cli.recipe import CAMERA_LAYOUT, CHOICES, RANGES, Recipe, spelled
 
 FORMATS = ("mp4", "gif", "webm", "webp", "mov", "png")
@@ -112,7 +112,7 @@ output_options = together(
     option(
         "-o",
         "--output",
-        type=click.Path(allow_dash=True),
+        type=PATH,
         metavar="PATH",
         default="{name}",
         help="File, folder, or template with {name} {seed} {prompt} {command} {n}; - for standard output.",
@@ -236,7 +236,7 @@ machine_options = together(
 recipe_options = together(
     option(
         "--recipe",
-        type=click.Path(),
+        type=PATH,
         metavar="FILE",
         default=None,
         default_text="none",
@@ -247,7 +247,7 @@ recipe_options = together(
 many_options = together(
     option(
         "--manifest",
-        type=click.Path(),
+        type=PATH,
         metavar="FILE",
         default=None,
         default_text="none",
@@ -333,7 +333,7 @@ config_options = together(
     option(
         "--config",
         metavar="FILE",
-        type=click.Path(path_type=Path),
+        type=click.Path(path_type=Path, readable=False),
         callback=_read_config,
         is_eager=True,
         expose_value=False,

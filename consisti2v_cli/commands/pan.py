@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from consisti2v_cli.commands.options import camera_options, making_options, many_options, pan_options
+from consisti2v_cli.commands.parsing import PATH
 
 EXAMPLES = """\b
 Examples:
@@ -17,7 +18,7 @@ Examples:
 
 
 @click.command(epilog=EXAMPLES, short_help="Slide the camera over photos.")
-@click.argument("images", nargs=-1, type=click.Path(allow_dash=True), metavar="IMAGE...")
+@click.argument("images", nargs=-1, type=PATH, metavar="IMAGE...")
 @click.argument("prompt", required=False, metavar="PROMPT")
 @pan_options
 @camera_options

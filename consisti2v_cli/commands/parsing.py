@@ -11,6 +11,8 @@ import click
 from consisti2v_cli.errors import RequestError
 from consisti2v_cli.recipe import RANGES
 
+PATH = click.Path(allow_dash=True, readable=False)  # what cannot be read is said where it is read
+
 
 class Whole(click.IntRange):
     """A whole number from `min` to `max`, whose errors say so in words."""

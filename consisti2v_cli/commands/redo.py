@@ -30,6 +30,7 @@ from consisti2v_cli.commands.options import (
     together,
     zoom_options,
 )
+from consisti2v_cli.commands.parsing import PATH
 from consisti2v_cli.errors import RequestError
 from consisti2v_cli.recipe import OWN, Recipe
 
@@ -57,7 +58,7 @@ again_options = together(
     option(
         "--input",
         metavar="PATH",
-        type=click.Path(allow_dash=True),
+        type=PATH,
         default=None,
         default_text="the file that the recipe names, found by its content",
         help="What to make it from; - for standard input.",
@@ -66,7 +67,7 @@ again_options = together(
 
 
 @click.command(epilog=EXAMPLES, short_help="Make a clip's recipe again, with changes.")
-@click.argument("file", type=click.Path(), metavar="FILE")
+@click.argument("file", type=PATH, metavar="FILE")
 @again_options
 @pan_options
 @zoom_options

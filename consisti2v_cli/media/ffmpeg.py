@@ -69,9 +69,11 @@ def encode(options: Sequence[str], pictures: Iterable[bytes | memoryview]) -> No
         )
         assert process.stdin
         try:
-            with suppress(BrokenPipeError):  # ffmpeg gave up, and says why
-                for picture in pictures:
+            for picture in pictures:
+                try:
                     process.stdin.write(picture)
+                except BrokenPipeError:  # ffmpeg gave up, and says why
+                    break
         except BaseException:
             process.kill()
             raise

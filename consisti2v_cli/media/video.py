@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 from consisti2v_cli.errors import ConsistI2VError, RequestError
 
@@ -20,13 +22,13 @@ __all__ = [
     "Frames",
     "VideoInfo",
     "check_format",
-    "encode_video",
     "kind_of",
     "probe",
     "read_frames",
     "read_last_frame",
     "read_video",
     "remove_leftovers",
+    "stream_video",
     "write_video",
 ]
 
@@ -92,7 +94,8 @@ def write_video(
     return path
 
 
-def encode_video(
+def stream_video(
+    stream: IO[bytes],
     frames: Frames,
     fps: float,
     format: str,
@@ -101,8 +104,14 @@ def encode_video(
     quality: int = 85,
     max_bytes: int | None = None,
     on_notice: OnNotice | None = None,
-) -> bytes:
-    """The bytes of the file that `write_video` would write. RequestError for a format that is a folder."""
+) -> None:
+    """Write the bytes of the file that `write_video` would write, once that is whole: players want its index first.
+
+    Raises:
+        RequestError: a format that is a folder.
+        BrokenPipeError: nobody reads the stream any more.
+        ConsistI2VError: as in `write_video`.
+    """
     if format.lower() in FOLDERS:
         raise RequestError(f"{format} is a folder of frames, no stream; possible: {', '.join(STREAMABLE)}.")
     try:
@@ -117,7 +126,11 @@ def encode_video(
                 max_bytes=max_bytes,
                 on_notice=on_notice,
             )
-            return path.read_bytes()
+            with path.open("rb") as film:
+                shutil.copyfileobj(film, stream)
+                stream.flush()
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise ConsistI2VError(f"The film cannot be written to {tempfile.gettempdir()}: {error.strerror}.") from error
 

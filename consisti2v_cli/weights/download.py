@@ -146,6 +146,8 @@ class Repository:
             if part.have and not _goes_on(response, part):
                 self.on_notice(f"{part.file.name}: the server does not go on in the middle; beginning anew.")
                 part.discard()
+                if response.status_code == 206:
+                    raise _TryAgainError("the server sent another part than was asked for")
             if response.status_code == 416:
                 raise _TryAgainError("the server has no such range")
             part.append(response.iter_bytes())

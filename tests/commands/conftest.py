@@ -1,5 +1,6 @@
 """Running the real executable."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -35,9 +36,9 @@ def environment(tmp_path) -> dict[str, str]:
 def run(tmp_path, environment) -> Run:
     """Run `consisti2v` in a folder of its own: run("animate", ..., env={...}, input=b"...")."""
 
-    def run(*arguments, env=None, text=True, **settings):
+    def run(*arguments, env=None, text=True, program=("-m", "consisti2v_cli"), **settings):
         return subprocess.run(
-            [sys.executable, "-m", "consisti2v_cli", *map(str, arguments)],
+            [sys.executable, *program, *map(str, arguments)],
             cwd=tmp_path,
             env={**environment, **(env or {})},
             capture_output=True,
@@ -49,6 +50,18 @@ def run(tmp_path, environment) -> Run:
         )
 
     return run
+
+
+@pytest.fixture
+def unprivileged():
+    """What a new process does first to be refused what others are refused, be it root's: run(..., preexec_fn=...)."""
+    if os.geteuid():
+        return None
+    if not sys.platform.startswith("linux"):
+        pytest.skip("nothing is forbidden to root")
+    drop, capabilities = 24, (1, 2)  # PR_CAPBSET_DROP; CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+    libc = ctypes.CDLL(None)
+    return lambda: [libc.prctl(drop, capability, 0, 0, 0) for capability in capabilities]
 
 
 @pytest.fixture

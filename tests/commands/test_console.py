@@ -86,21 +86,11 @@ def interrupt(times):
     return reached
 
 
-@pytest.fixture
-def interruptible():
-    """As at a terminal: a test run in the background may have inherited that interrupts are ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("interruptible")
 def test_the_first_interrupt_waits_for_the_end_of_the_step():
     assert interrupt(0) == ["step ended", "next step"]
     assert interrupt(1) == ["went on", "step ended", "interrupted"]
 
 
-@pytest.mark.usefixtures("interruptible")
 def test_the_second_interrupt_acts_at_once():
     assert interrupt(2) == ["went on", "interrupted"]
 

@@ -306,10 +306,10 @@ def test_a_terminal_gets_a_bar_over_the_chunks_and_one_for_what_goes_on(environm
 
 
 def test_an_interrupt_keeps_the_chunks_and_the_same_command_goes_on(environment, boat, tiny_model, tmp_path):
-    asked = command(tiny_model, boat, "x", "--chunks", "3", "-o", "film.mp4", steps=20)
+    asked = command(tiny_model, boat, "x", "--chunks", "3", "-o", "film.mp4", steps=40)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment, "cwd": tmp_path}
     process = subprocess.Popen(asked, stdin=subprocess.DEVNULL, **pipes)
-    while "chunk 2/3, steps 0/20" not in (line := process.stderr.readline()):
+    while "chunk 2/3, steps 0/40" not in (line := process.stderr.readline()):
         assert line, "ended too early"
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)

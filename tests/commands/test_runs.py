@@ -349,12 +349,24 @@ def test_processes_share_a_folder(environment, photos, tmp_path, call):
     made = sorted(line for out, _ in shown for line in out.splitlines())
     assert made == sorted(alone.stdout.replace("alone/", "out/").splitlines())
     assert len(made) == 32
-    assert sum(bool(out) for out, _ in shown) > 1  # they did share it
     one, other = (files(tmp_path / name) for name in ("alone", "out"))
     assert one.keys() == other.keys()
     for name in one:
         recipes = [recipe_of(tmp_path / folder / name) for folder in ("alone", "out")]
         assert same_clip(*recipes, any_seed=True)
+
+
+def test_processes_that_share_a_folder_share_the_seed(environment, photos, tmp_path):
+    """Where none was asked for: each clip is made once, under whatever name it gets by its seed."""
+    command = [sys.executable, "-m", "consisti2v_cli", "pan", str(photos), "--layout-only", "--size", "64x48"]
+    command += ["--frames", "5", "-o", "out/{name}-{seed}"]
+    settings = {"cwd": tmp_path, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    several = [subprocess.Popen(command, **settings) for _ in range(3)]
+    shown = [process.communicate(timeout=120) for process in several]
+    assert [process.returncode for process in several] == [0, 0, 0], shown
+    names = sorted(path.stem for path in (tmp_path / "out").iterdir())
+    assert len(names) == len({name.partition("-")[0] for name in names}) == len(list(photos.glob("*.png")))
+    assert len({name.partition("-")[2] for name in names}) == 1
 
 
 def test_values_of_a_recipe(make, photos, tmp_path):

@@ -280,11 +280,10 @@ def test_what_is_no_file_at_all(call, boat, tiny_model, tmp_path):
     assert len(shown.stderr.splitlines()) == len(names)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
-def test_photos_without_permission(call, boat, tiny_model, tmp_path):
+def test_photos_without_permission(run, boat, tmp_path, unprivileged):
     (tmp_path / "locked.jpg").write_bytes(boat.read_bytes())
     (tmp_path / "locked.jpg").chmod(0)
-    shown = call("animate", "locked.jpg", "waves", "--model", tiny_model, "--dry-run", "-q")
+    shown = run("animate", "locked.jpg", "waves", "--model", "sketch", "--dry-run", "-q", preexec_fn=unprivileged)
     assert shown.returncode == 2
     assert "locked.jpg cannot be read: Permission denied" in shown.stderr
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from consisti2v_cli.errors import ConsistI2VError
 from consisti2v_cli.media import writers
 from consisti2v_cli.media.video import read_video
 
@@ -112,10 +113,9 @@ def test_a_folder_that_becomes_a_file(make, tmp_path, monkeypatch):
     assert (tmp_path / "out").read_text() == "mine"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
-def test_a_folder_without_permission(make, tmp_path):
+def test_a_folder_without_permission(run, photos, tmp_path, unprivileged):
     (tmp_path / "out").mkdir(mode=0o500)
-    shown = make()
+    shown = run("pan", photos / "a.png", "waves", "-o", "out/", *LAYOUT, preexec_fn=unprivileged)
     assert (shown.returncode, shown.stdout) == (2, "")
     assert "no permission" in shown.stderr
 
@@ -193,16 +193,49 @@ def test_interrupted_while_a_clip_is_written_the_clip_is_finished(make, tmp_path
         signal.raise_signal(signal.SIGINT)
         write(*given)
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setitem(writers.WRITERS, "mp4", interrupted)
     made = make()
-    signal.signal(signal.SIGINT, before)
     assert made.returncode == 130
     assert made.stdout == "out/a.mp4\n"
     assert made.stderr.splitlines()[-1] == "Interrupted."
     assert "1 made.\nThe same command goes on from here." in made.stderr
     assert os.listdir(tmp_path / "out") == ["a.mp4"]
     assert read_video(tmp_path / "out" / "a.mp4")[0].shape == (3, 48, 64, 3)
+
+
+def test_interrupted_while_a_clip_fails_the_run_ends(make, tmp_path, monkeypatch):
+    def interrupted(*_):
+        signal.raise_signal(signal.SIGINT)
+        raise ConsistI2VError("The encoder failed.")
+
+    monkeypatch.setitem(writers.WRITERS, "mp4", interrupted)
+    made = make()
+    assert (made.returncode, made.stdout) == (130, "")
+    assert made.stderr.count("The encoder failed.") == 2  # when it happens, and at the end: for one clip, no more
+    assert os.listdir(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("command", ["animate", "extend"])
+def test_without_standard_error_a_clip_is_made(run, photos, tiny_model, tmp_path, command):
+    """As `2>&-` in a shell."""
+    asked = [command, photos / "a.png", "waves", "--model", tiny_model, *SMALL, "-o", "clip.mp4"]
+    made = run(*asked, preexec_fn=lambda: os.close(2))
+    assert (made.returncode, made.stdout) == (0, "clip.mp4\n")
+    assert (tmp_path / "clip.mp4").is_file()
+
+
+def test_where_interrupts_are_ignored_they_stay_so(run, photos, tiny_model):
+    """As a background job of a shell: Ctrl-C is meant for what runs in front."""
+    script = (
+        "import os, signal, sys; from consisti2v_cli.commands import main; from consisti2v_cli.media import writers; "
+        "write = writers.WRITERS['mp4']; "
+        "writers.WRITERS['mp4'] = lambda *given: (os.kill(os.getpid(), signal.SIGINT), write(*given)); "
+        "main(sys.argv[1:])"
+    )
+    asked = ["animate", photos / "a.png", "waves", "--model", tiny_model, *SMALL, "-q", "-o", "clip.mp4"]
+    settings = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)}
+    made = run(*asked, program=["-c", script], **settings)
+    assert (made.returncode, made.stdout) == (0, "clip.mp4\n")
 
 
 def test_the_second_interrupt_ends_at_once_and_leaves_nothing_half_written(make, tmp_path, monkeypatch):
@@ -212,9 +245,7 @@ def test_the_second_interrupt_ends_at_once_and_leaves_nothing_half_written(make,
         signal.raise_signal(signal.SIGINT)
         raise AssertionError("went on")
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setitem(writers.WRITERS, "mp4", interrupted)
     made = make()
-    signal.signal(signal.SIGINT, before)
     assert (made.returncode, made.stdout) == (130, "")
     assert os.listdir(tmp_path / "out") == []

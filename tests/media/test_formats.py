@@ -10,7 +10,7 @@ from moving_photos import moving, psnr
 from PIL import Image
 
 from consisti2v_cli.errors import RequestError
-from consisti2v_cli.media.video import STREAMABLE, WRITERS, encode_video, probe, read_frames, read_video, write_video
+from consisti2v_cli.media.video import STREAMABLE, WRITERS, probe, read_frames, read_video, write_video
 
 PHOTOS = ("boat.jpg", "coffee.jpg", "heldout/opencv-fruits.jpg")
 LOSSY = ("mp4", "gif", "webm", "webp")
@@ -97,8 +97,8 @@ def test_what_ffmpeg_says(tmp_path, clip, format, codec):
 
 
 @pytest.mark.parametrize(("quality", "name"), [(30, "apco"), (60, "apcs"), (85, "apcn"), (95, "apch")])
-def test_quality_chooses_the_kind_of_prores(clip, quality, name):
-    assert name.encode() in encode_video(clip, 8, "mov", quality=quality)
+def test_quality_chooses_the_kind_of_prores(clip, quality, name, encoded):
+    assert name.encode() in encoded(clip, 8, "mov", quality=quality)
 
 
 @pytest.mark.parametrize("format", LOSSY)
@@ -123,14 +123,14 @@ def test_same_frames_and_options_same_bytes(tmp_path, clip, format):
 
 
 @pytest.mark.parametrize("format", STREAMABLE)
-def test_a_stream_is_the_file(tmp_path, clip, format):
+def test_a_stream_is_the_file(tmp_path, clip, format, encoded):
     path = write_video(tmp_path / f"clip.{format}", clip, 8, comment="a recipe", quality=60)
-    assert encode_video(clip, 8, format, comment="a recipe", quality=60) == path.read_bytes()
+    assert encoded(clip, 8, format, comment="a recipe", quality=60) == path.read_bytes()
 
 
-def test_frames_in_a_folder_are_no_stream(clip):
+def test_frames_in_a_folder_are_no_stream(clip, encoded):
     with pytest.raises(RequestError, match=re.escape("mp4, gif, webm, webp, mov")):
-        encode_video(clip, 8, "png")
+        encoded(clip, 8, "png")
 
 
 @pytest.mark.parametrize("format", [name for name in WRITERS if name != "mp4"])

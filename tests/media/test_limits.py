@@ -8,7 +8,7 @@ from PIL import Image
 
 from consisti2v_cli.errors import ConsistI2VError, RequestError
 from consisti2v_cli.media.metadata import read_recipe
-from consisti2v_cli.media.video import encode_video, read_frames, write_video
+from consisti2v_cli.media.video import read_frames, write_video
 
 BOUNDED = ("gif", "webp", "mp4")
 A_PASS = {"gif": 2, "webp": 1, "mp4": 1}  # how often the frames are gone through for one encoding
@@ -26,8 +26,8 @@ def clip():
 
 @pytest.mark.parametrize("format", BOUNDED)
 @pytest.mark.parametrize("share", [0.7, 0.3, 0.12])
-def test_a_limit_is_kept_and_used(tmp_path, clip, format, share):
-    free = len(encode_video(clip, 8, format, comment="a recipe"))
+def test_a_limit_is_kept_and_used(tmp_path, clip, format, share, encoded):
+    free = len(encoded(clip, 8, format, comment="a recipe"))
     limit, notices, frames = int(free * share), [], Passes(clip)
     path = write_video(
         tmp_path / f"clip.{format}", frames, 8, comment="a recipe", max_bytes=limit, on_notice=notices.append
@@ -48,12 +48,12 @@ def test_a_limit_is_kept_and_used(tmp_path, clip, format, share):
 
 
 @pytest.mark.parametrize("format", BOUNDED)
-def test_what_fits_is_encoded_once_and_says_nothing(tmp_path, clip, format):
+def test_what_fits_is_encoded_once_and_says_nothing(tmp_path, clip, format, encoded):
     frames, notices = Passes(clip), []
     path = write_video(tmp_path / f"clip.{format}", frames, 8, max_bytes=10_000_000, on_notice=notices.append)
     assert frames.passes == A_PASS[format]
     assert notices == []
-    assert path.read_bytes() == encode_video(clip, 8, format)
+    assert path.read_bytes() == encoded(clip, 8, format)
 
 
 @pytest.mark.parametrize("format", BOUNDED)
@@ -64,17 +64,17 @@ def test_a_limit_that_no_film_keeps(tmp_path, clip, format):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_colours_are_those_of_the_gif(tmp_path, clip):
-    free, notices = len(encode_video(clip, 8, "gif")), []
+def test_colours_are_those_of_the_gif(tmp_path, clip, encoded):
+    free, notices = len(encoded(clip, 8, "gif")), []
     path = write_video(tmp_path / "clip.gif", clip, 8, max_bytes=int(free * 0.8), on_notice=notices.append)
     colours = int(NOTICE.fullmatch(notices[0])["colours"])
     with Image.open(path) as image:
         assert len(image.convert("RGB").getcolors()) <= colours
 
 
-def test_a_limit_gives_the_same_bytes_again(clip):
-    free = len(encode_video(clip, 8, "webp"))
-    first, second = (encode_video(clip, 8, "webp", max_bytes=free // 3) for _ in range(2))
+def test_a_limit_gives_the_same_bytes_again(clip, encoded):
+    free = len(encoded(clip, 8, "webp"))
+    first, second = (encoded(clip, 8, "webp", max_bytes=free // 3) for _ in range(2))
     assert first == second
     assert len(first) <= free // 3
 
