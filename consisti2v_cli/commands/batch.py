@@ -18,6 +18,7 @@ from consisti2v_cli.commands.console import Console, interrupts_held
 from consisti2v_cli.commands.made import Made
 from consisti2v_cli.commands.making import load, save
 from consisti2v_cli.commands.memory import machine_memory, spell
+from consisti2v_cli.commands.plan import heading
 from consisti2v_cli.errors import WeightsError
 from consisti2v_cli.recipe import CAMERA, to_dict
 
@@ -77,7 +78,7 @@ class Batch:
         self._say_beforehand()
         for job in self.jobs:
             self._warn(job)
-            outputs = [str(path) for path in job.outputs.still_free(job.paths)]
+            outputs = job.outputs.listed(job.paths)
             shown = {"input": job.input.name, "outputs": outputs, "memory_bytes": job.memory}
             line = json.dumps({**shown, "recipe": to_dict(job.recipe)})
             self.console.result(line if self.options["json"] else _describe(job, outputs))
@@ -266,8 +267,8 @@ def _describe(job: Job, outputs: Sequence[str]) -> str:
     model = f"{recipe.steps} steps of {recipe.sampler}, seed {recipe.seed}, {recipe.model} in {recipe.dtype}"
     how = "the layout alone" if recipe.layout_only else f"{model} on {recipe.device}"
     return (
-        f"{job.input.name} -> {', '.join(outputs)}: {recipe.width}x{recipe.height}, "
-        f"{recipe.frames} frames at {recipe.fps:g} a second, {how}, about {spell(job.memory)} of memory"
+        f"{heading(job, outputs)}, {recipe.frames} frames at {recipe.fps:g} a second, {how}, "
+        f"about {spell(job.memory)} of memory"
     )
 
 

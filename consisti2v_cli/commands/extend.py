@@ -93,6 +93,8 @@ def extend_film(
     for notice in request.outputs.notices:
         console.notice(notice)
     request.outputs.check_use(options["variations"], as_json=options["json"])
+    if sentence := request.outputs.numbering(options["variations"]):
+        console.notice(sentence)
     remove_forgotten()
     wish, beginning = _wish(source, prompt, request, console)
     jobs, beginning = _jobs(wish, beginning, console)

@@ -16,6 +16,7 @@ from consisti2v_cli.commands.console import Console, interrupts_held
 from consisti2v_cli.commands.made import Made, recipe_in
 from consisti2v_cli.commands.making import load, save
 from consisti2v_cli.commands.memory import spell
+from consisti2v_cli.commands.plan import heading
 from consisti2v_cli.errors import ConsistI2VError, WeightsError
 from consisti2v_cli.recipe import Recipe, same_clip, to_dict
 
@@ -70,7 +71,7 @@ class Filming:
         from consisti2v_cli.work import Work, chunks_folder, work_name
 
         for job in self.jobs:
-            outputs = [str(path) for path in job.outputs.still_free(job.paths)]
+            outputs = job.outputs.listed(job.paths)
             done = Work(chunks_folder() / work_name(job.recipe, job.folder)).done()
             length = self.beginning.length(job.recipe)
             shown = {"input": job.input.name, "outputs": outputs, "memory_bytes": job.memory, "film_frames": length}
@@ -272,7 +273,7 @@ class Elapsed(float):
 
 
 def _format(path: Path) -> str:
-    return path.suffix.removeprefix(".") or "png"
+    return path.suffix.removeprefix(".").lower() or "png"
 
 
 def _request(job: Job) -> str:
@@ -284,8 +285,8 @@ def _describe(job: Job, outputs: Sequence[str], length: int, done: int) -> str:
     """A planned film in a line for a person."""
     recipe = job.recipe
     return (
-        f"{job.input.name} -> {', '.join(outputs)}: {recipe.width}x{recipe.height}, {length} frames at "
-        f"{recipe.fps:g} a second, {recipe.chunks} chunks of {recipe.frames} frames, {done} of them there already, "
+        f"{heading(job, outputs)}, {length} frames at {recipe.fps:g} a second, "
+        f"{recipe.chunks} chunks of {recipe.frames} frames, {done} of them there already, "
         f"{recipe.steps} steps of {recipe.sampler}, seed {recipe.seed}, {recipe.model} in {recipe.dtype} on "
         f"{recipe.device}, about {spell(job.memory)} of memory"
     )

@@ -31,6 +31,9 @@ MAGIC = {  # how files begin
     "jpeg": re.compile(rb"\xff\xd8\xff"),
 }
 
+FILE, MACHINE = "file", "this machine"  # where a recipe is known from
+NOT_INSIDE = "  (the recipe is not in the file, but remembered on this machine)"
+
 EXAMPLES = """\b
 Examples:
   consisti2v info boat.mp4
@@ -58,7 +61,8 @@ class Facts:
 def info(files: tuple[str, ...], as_json: bool, quiet: bool, verbose: int) -> int:
     """Print how each FILE was made, and what it is. FILE is a clip of any format, or a folder of PNG frames.
 
-    `consisti2v redo FILE` makes the recipe again.
+    A file without its recipe that was made on this machine, and has not changed since, is still known here; that is
+    said. `consisti2v redo FILE` makes the recipe again.
     """
     from consisti2v_cli.commands.console import Console
 
@@ -66,7 +70,7 @@ def info(files: tuple[str, ...], as_json: bool, quiet: bool, verbose: int) -> in
     bad = 0
     for number, file in enumerate(files):
         try:
-            known, recipe = look(Path(file)), _recipe(file, console)
+            known, (recipe, where) = look(Path(file)), _recipe(file, console)
         except RequestError as error:
             if len(files) == 1:
                 raise
@@ -74,11 +78,12 @@ def info(files: tuple[str, ...], as_json: bool, quiet: bool, verbose: int) -> in
             bad += 1
             continue
         if as_json:
-            console.result(json.dumps({"path": file, **asdict(known), "recipe": recipe and to_dict(recipe)}))
+            told = {"recipe": recipe and to_dict(recipe), "recipe_from": where}
+            console.result(json.dumps({"path": file, **asdict(known), **told}))
         else:
             blank = "\n" if number > bad else ""
-            facts = f"{printable(file)}: {_described(known)}"
-            console.result(blank + "\n".join([facts, *(_lines(recipe) if recipe else ())]))
+            facts = [f"{printable(file)}: {_described(known)}", *([NOT_INSIDE] if where == MACHINE else ())]
+            console.result(blank + "\n".join([*facts, *(_lines(recipe) if recipe else ())]))
     return 1 if bad else 0
 
 
@@ -110,24 +115,33 @@ def carried(path: Path) -> Recipe | None:
     Raises:
         RequestError: the file is missing or no film, or holds another version's recipe.
     """
+    return known_recipe(path)[0]
+
+
+def known_recipe(path: Path) -> tuple[Recipe | None, str | None]:
+    """The recipe as `carried` has it, and where it is known from: `FILE` or `MACHINE`; None without one."""
     from consisti2v_cli.media.metadata import read_recipe
     from consisti2v_cli.state import recipe_of
 
     text = read_recipe(path)
-    text = text if text and text.lstrip().startswith("{") else recipe_of(path)  # else a comment of another program
-    return from_json(text) if text else None
+    if text and text.lstrip().startswith("{"):  # else a comment of another program
+        return from_json(text), FILE
+    text = recipe_of(path)
+    return (from_json(text), MACHINE) if text else (None, None)
 
 
-def _recipe(file: str, console: Console) -> Recipe | None:
-    """The recipe in a file, with a notice where there is none."""
+def _recipe(file: str, console: Console) -> tuple[Recipe | None, str | None]:
+    """The recipe in a file, and where it is known from, with a notice where there is none."""
     try:
-        recipe = carried(Path(file))
+        recipe, where = known_recipe(Path(file))
     except RequestError as error:
         console.notice(printable(f"{file} carries no recipe that can be read: {error}"))
-        return None
+        return None, None
     if recipe is None:
-        console.notice(printable(f"{file} carries no recipe: it was not made by consisti2v, or with --no-metadata."))
-    return recipe
+        console.notice(
+            printable(f"{file} carries no recipe: it was not made by consisti2v, or elsewhere with --no-metadata.")
+        )
+    return recipe, where
 
 
 def _described(known: Facts) -> str:

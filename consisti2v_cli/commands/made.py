@@ -108,7 +108,8 @@ def recipe_in(path: Path) -> Recipe | None:
 
 def _readings(name: str) -> Iterator[tuple[str, int, str]]:
     """What a file's name may be: 'boat-2.mp4' is number 2 of boat, or number 1 of boat-2."""
-    stem, _, format = name.rpartition(".")
+    stem, _, suffix = name.rpartition(".")
+    format = suffix.lower()
     if not stem or format not in FORMATS or format in FOLDERS:
         stem, format = name, ""
     yield stem, 1, format

@@ -74,6 +74,8 @@ def make_clips(
     run = _run(command, images, prompt, options) if resumes else None
     orders = _name_all(wishes, settler, run, agree=not options["dry_run"])[part::parts]
     request.outputs.check_use(len(orders), as_json=options["json"])
+    if sentence := request.outputs.numbering(sum(order.wish.outputs is request.outputs for order in orders)):
+        console.notice(sentence)
     batch = Batch(options, console, alone=alone, resumes=resumes)
     _settle_all(orders, settler, batch)
     return batch.show() if options["dry_run"] else batch.make()

@@ -115,7 +115,8 @@ output_options = together(
         type=PATH,
         metavar="PATH",
         default="{name}",
-        help="File, folder, or template with {name} {seed} {prompt} {command} {n}; - for standard output.",
+        help="File, folder with / at its end, or template with {name} {seed} {prompt} {command} {n}; "
+        "- for standard output.",
     ),
     option(
         "-f",
@@ -147,7 +148,9 @@ output_options = together(
         help="Largest file for gif, webp and mp4, such as 8MB; colours, quality, then size are lowered for it.",
     ),
     option(
-        "--metadata/--no-metadata", default=True, help="Keep the recipe in the file: all that is needed to redo it."
+        "--metadata/--no-metadata",
+        default=True,
+        help="Keep the recipe in the file: all that is needed to redo it. Without, this machine alone remembers it.",
     ),
 )
 

@@ -20,7 +20,8 @@ FIELDS = ("name", "seed", "prompt", "command", "n")
 STANDARD_OUTPUT = "-"
 FOLDERS = ("png",)  # formats that are folders, whose names have no suffix
 _WIDTH = re.compile(r"0?[1-9]\d?d?")  # of {seed} and {n} in a template
-LONGEST = 220  # bytes of a file's name: a number and a suffix follow, and 255 is what file systems take
+LONGEST_NAME = 250  # bytes of a file's name: a number may have to follow, and 255 is what file systems take
+LONGEST = 220  # bytes of one that is made of a template: a number and a suffix follow
 
 
 @dataclass
@@ -73,6 +74,7 @@ class Outputs:
         self.metadata = metadata
         self.names = names or Names()
         self.notices: list[str] = []  # what a person should know about the names
+        self.suffixes: dict[str, str] = {}  # of a format, as -o has it: MP4
         if self.to_stdout:
             self.template, self.formats = "{name}", _streamed(formats)
             return
@@ -85,9 +87,10 @@ class Outputs:
             output = os.path.join(output, "{name}")
         _check_fields(output)
         self.template, self.formats = _split_suffix(output, formats)
-        suffix = output.removeprefix(self.template)[1:].lower()
-        if suffix and suffix not in self.formats:
-            made = ", ".join(path.name for path in spelled(self.template, 1, self.formats))
+        suffix = output.removeprefix(self.template)[1:]
+        self.suffixes = {suffix.lower(): suffix}
+        if suffix and suffix.lower() not in self.formats:
+            made = ", ".join(path.name for path in self._spelled(self.template, 1, self.formats))
             self.notices.append(f"-f {' -f '.join(self.formats)} wins over the suffix of -o {output}: writing {made}.")
 
     def of_row(self, inside: str | None, output: str, formats: Sequence[str], *, metadata: bool) -> Outputs:
@@ -120,6 +123,14 @@ class Outputs:
         if self.to_stdout and as_json:
             raise RequestError("-o - and --json both want standard output; leave one of them out.")
 
+    def numbering(self, clips: int) -> str | None:
+        """A sentence for a person whose -o names one file, and who gets so many clips; None where it does not."""
+        if self.to_stdout or clips < 2 or any(map(_has_fields, self.template.split(os.sep))):
+            return None
+        first, second, *_ = (self._spelled(self.template, number, self.formats[:1])[0] for number in (1, 2))
+        advice = f"write {self.template}/ for a folder, or use {{name}}"
+        return printable(f"{clips} clips, and -o names one file: they are numbered, {first}, {second}, ...; {advice}.")
+
     def reserve(self, recipe: Recipe, name: str) -> list[Path]:
         """The files for the next clip, one a format, by the run's own order, whatever exists: on all machines the same.
 
@@ -131,6 +142,10 @@ class Outputs:
         """Files of `reserve`; if one of them exists meanwhile, those with the next free number instead."""
         taken = any(self._exists(path, self.names.given[path][1]) for path in paths)
         return self.following(paths) if taken else list(paths)
+
+    def listed(self, paths: Sequence[Path]) -> list[str]:
+        """Files of `reserve` as they would be written now; none where standard output takes the clip."""
+        return [] if self.to_stdout else list(map(str, self.still_free(paths)))
 
     def following(self, paths: Sequence[Path]) -> list[Path]:
         """Files of `reserve` -> those with the next free number."""
@@ -147,7 +162,7 @@ class Outputs:
                 stem += "*"
             elif entry is not None:
                 stem += glob.escape(format(values[entry], spec or ""))
-        (path,) = spelled(stem, 1, self.formats[:1])
+        (path,) = self._spelled(stem, 1, self.formats[:1])
         return str(path)
 
     def _stem(self, recipe: Recipe, name: str) -> str:
@@ -159,8 +174,11 @@ class Outputs:
             "command": recipe.command,
             "n": self.names.clips,
         }
-        *folders, last = self.template.format(**values).split(os.sep)
-        return os.sep.join([*(cut(part, 255) for part in folders), cut(last, LONGEST)])
+        parts = self.template.split(os.sep)
+        longest = [LONGEST_NAME] * (len(parts) - 1) + [LONGEST]
+        return os.sep.join(
+            _within(part, part.format(**values), most) for part, most in zip(parts, longest, strict=True)
+        )
 
     def format_of(self, path: Path) -> str:
         """The format of a file that was handed out."""
@@ -174,14 +192,24 @@ class Outputs:
         """One file a format, all with the same number: the first that is free for each of them."""
         alike = (stem, tuple(formats))
         number = self.names.numbers.get(alike, 0) + 1 if blind else 1
-        while not self._are_free(paths := spelled(stem, number, formats), formats, blind=blind):
+        while not self._are_free(paths := self._spelled(stem, number, formats), formats, blind=blind):
             number += 1
         if blind:
             self.names.numbers[alike] = number
+            for name in (part for path in paths for part in path.parts):
+                _check_length(name)
         self.names.add(paths, stem, formats)
         if not self.to_stdout:
             _check_writable(paths[0])
         return paths
+
+    def _spelled(self, stem: str, number: int, formats: Sequence[str]) -> list[Path]:
+        """The files of a clip, one a format; the first number is not written."""
+        numbered = stem if number == 1 else f"{stem}-{number}"
+        return [
+            Path(numbered) if format in FOLDERS else Path(f"{numbered}.{self.suffixes.get(format, format)}")
+            for format in formats
+        ]
 
     def _are_free(self, paths: Sequence[Path], formats: Sequence[str], *, blind: bool) -> bool:
         """Whether neither this run has handed the files out nor, unless `blind`, anything stands in their way."""
@@ -201,12 +229,6 @@ class Outputs:
             return same_name(path.name) in map(same_name, os.listdir(path.parent))
         except OSError:
             return False
-
-
-def spelled(stem: str, number: int, formats: Sequence[str]) -> list[Path]:
-    """The files of a clip, one a format; the first number is not written."""
-    numbered = stem if number == 1 else f"{stem}-{number}"
-    return [Path(numbered) if format in FOLDERS else Path(f"{numbered}.{format}") for format in formats]
 
 
 def key(path: Path) -> str:
@@ -263,6 +285,22 @@ def _check_inside(output: str) -> None:
         raise RequestError(f"output {printable(output)!r} has characters that are not printed.")
     if not output.strip() or ".." in parts or output.startswith(("/", "\\", "~")) or PureWindowsPath(output).drive:
         raise RequestError(f"output {output!r} must be a name inside the folder of -o, without .. and the like.")
+
+
+def _within(part: str, name: str, longest: int) -> str:
+    """A name of a template's part: shortened where the part has fields; a person's own stays as it is."""
+    return cut(name, longest) if _has_fields(part) else name
+
+
+def _has_fields(part: str) -> bool:
+    return any(entry[1] is not None for entry in string.Formatter().parse(part))
+
+
+def _check_length(name: str) -> None:
+    """RequestError for a name that is longer than file systems take."""
+    if (length := len(os.fsencode(name))) > LONGEST_NAME:
+        start = printable(name[:20])
+        raise RequestError(f"-o: the name {start}... has {length} bytes; possible: up to {LONGEST_NAME}.")
 
 
 def _check_writable(path: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from consisti2v_cli.commands.inputs import Input
+from consisti2v_cli.commands.inputs import Input, printable
 from consisti2v_cli.commands.memory import estimate_memory
 from consisti2v_cli.commands.output import Outputs
 from consisti2v_cli.commands.values import AUTO
@@ -18,6 +18,8 @@ from consisti2v_cli.recipe import SIZE_STEP, Recipe
 if TYPE_CHECKING:
     from consisti2v_cli.commands.console import Console
     from consisti2v_cli.weights import ModelFolder
+
+SHOWN = 60  # letters of a prompt in a plan
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,14 @@ def _drafts(wish: Wish) -> Iterator[Recipe]:
     draft = Recipe(**{**wish.values, "prompt": prompt or "", "input_name": wish.input.name})
     for variation in range(wish.variations):
         yield replace(draft, seed=draft.seed + variation)
+
+
+def heading(job: Job, outputs: Sequence[str]) -> str:
+    """How a plan for a person begins: from what to what, the prompt, shortened and on one line, and the size."""
+    text = printable(" ".join(job.recipe.prompt.split()))
+    prompt = f'"{text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."}", ' if text else ""
+    target = ", ".join(outputs) or "standard output"
+    return f"{job.input.name} -> {target}: {prompt}{job.recipe.width}x{job.recipe.height}"
 
 
 def read_shard(text: str | None) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from consisti2v_cli.recipe import RANGES, Recipe, check, from_json, own_fields
 
 AUTO = "auto"
 FOUND_OUT = {"command", "input_name", "input_sha256", "versions", "start"}  # fields that are not asked for
+ELSEWHERE = {"prompt"}  # an argument of the command, which is read with the inputs
 
 _ASKED = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
 
@@ -45,7 +46,7 @@ def requested_values(
     Raises:
         RequestError: a value that no model can render.
     """
-    own = own_fields(command) - FOUND_OUT
+    own = own_fields(command) - FOUND_OUT - ELSEWHERE
     written = _fields(options, own)
     if base is None:
         values = {name: value for name, value in written.items() if value is not None}
@@ -76,8 +77,6 @@ def _fields(options: Mapping[str, Any], own: frozenset[str] | set[str]) -> dict[
         values["center_x"], values["center_y"] = options["center"]
     if "prompt_at" in values:
         values["prompt_at"] = {str(chunk): text for chunk, text in values["prompt_at"]}
-    if not values.get("prompt"):
-        values.pop("prompt", None)  # an argument of the command, read elsewhere
     return values
 
 

@@ -185,8 +185,10 @@ def test_a_dry_run_says_what_it_takes_and_makes_nothing(small, call, boat, tiny_
     assert all(line["memory_bytes"] > 100_000 for line in lines)
     assert "Seed:" in planned.stderr
     planned = call("animate", boat, "moves left", "--model", tiny_model, "--dry-run", "--seed", "5")
-    for part in ("boat.jpg -> boat.mp4", "80x48", "4 frames", "2 steps", "seed 5", "MiB"):
+    for part in ('boat.jpg -> boat.mp4: "moves left"', "80x48", "4 frames", "2 steps", "seed 5", "MiB"):
         assert part in planned.stdout
+    planned = call("animate", boat, "very " * 20, "--model", tiny_model, "--dry-run", "-o", "-")
+    assert f'boat.jpg -> standard output: "{("very " * 20)[:57]}...", 80x48' in planned.stdout
     assert list(tmp_path.glob("*.mp4")) == []
 
 

@@ -54,7 +54,7 @@ def test_every_format(run, film, format):
     size = sum(file.stat().st_size for file in path.iterdir()) if path.is_dir() else path.stat().st_size
     facts = {"path": name, "format": format, "width": 96, "height": 64, "frames": 6, "bytes": size}
     assert told.pop("fps") == pytest.approx(8, rel=1e-3)
-    assert told == facts | {"recipe": to_dict(ZOOM)}
+    assert told == facts | {"recipe": to_dict(ZOOM), "recipe_from": "file"}
 
 
 def test_for_a_person(run, film):
@@ -105,6 +105,17 @@ def test_without_a_recipe_the_facts_are_told(run, film, comment):
     assert "carries no recipe" in shown.stderr
     assert len(shown.stderr.splitlines()) == 1
     assert json.loads(run("info", "clip.mp4", "--json", "-q").stdout)["recipe"] is None
+
+
+def test_a_recipe_that_is_only_remembered_is_said_to_be(call, boat):
+    layout = ["--layout-only", "--size", "64x48", "--frames", "3", "-q"]
+    assert call("pan", boat, "--direction", "up", *layout, "--no-metadata", "-o", "clip.mp4").returncode == 0
+    shown = call("info", "clip.mp4")
+    assert "not in the file, but remembered on this machine" in shown.stdout.splitlines()[1]
+    told = json.loads(call("info", "clip.mp4", "--json").stdout)
+    assert (told["recipe"]["direction"], told["recipe_from"]) == ("up", "this machine")
+    os.utime("clip.mp4", (1, 1))  # another file, as far as anybody knows
+    assert json.loads(call("info", "clip.mp4", "--json", "-q").stdout)["recipe_from"] is None
 
 
 def test_a_photo(run, boat):

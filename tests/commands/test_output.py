@@ -35,7 +35,8 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
     [
         ("{name}", [], ["photo.mp4"]),
         ("clip.gif", [], ["clip.gif"]),
-        ("clip.GIF", [], ["clip.gif"]),
+        ("clip.GIF", [], ["clip.GIF"]),
+        ("clip.Mp4", ["gif", "mp4"], ["clip.gif", "clip.Mp4"]),
         ("clip", [], ["clip.mp4"]),
         ("clip", ["gif"], ["clip.gif"]),
         ("clip.mp4", ["gif", "mp4", "gif"], ["clip.gif", "clip.mp4"]),
@@ -99,6 +100,8 @@ def test_overwriting_replaces_files_but_never_those_of_the_same_run(tmp_path):
         ("-", ["mp4", "gif"], "one format"),
         ("-", ["png"], "folder of frames"),
         ("pipe.mp4", [], "pipe.mp4 is a device or a pipe"),
+        ("x" * 252 + ".mp4", [], "xxx... has 256 bytes; possible: up to 250"),
+        ("é" * 128 + "/{name}", [], "has 256 bytes"),
     ],
 )
 def test_impossible_outputs_are_refused(output, formats, message):
@@ -157,6 +160,24 @@ def test_long_names_are_cut_so_that_files_can_be_written(letter, tmp_path):
         assert LONGEST - 4 <= len(os.fsencode(path.name)) <= 255 - 25
         path.parent.mkdir(exist_ok=True)
         path.touch()
+
+
+def test_a_name_of_ones_own_is_never_shortened():
+    long = "x" * 246 + ".mp4"
+    assert names(long) == [long]
+    with pytest.raises(RequestError, match="252 bytes"):
+        names(long, clips=2)
+    Path(long).touch()
+    assert names(long) == ["x" * 246 + "-2.mp4"]
+
+
+def test_clips_that_are_numbered_are_said_to_be():
+    sentence = Outputs("out/clips", ["gif", "mp4"], overwrite=False).numbering(3)
+    assert "3 clips" in sentence
+    assert "out/clips.gif, out/clips-2.gif" in sentence
+    assert "write out/clips/ for a folder, or use {name}" in sentence
+    for output, clips in (("clips", 1), ("clips/", 3), ("{name}", 3), ("{seed}.gif", 2), ("-", 1)):
+        assert Outputs(output, [], overwrite=False).numbering(clips) is None
 
 
 def test_names_that_some_file_systems_take_for_the_same_get_numbers(tmp_path):

@@ -340,6 +340,19 @@ def test_a_layout_without_metadata_from_a_copy_elsewhere(run, boat, tmp_path):
     assert from_json(read_recipe(tmp_path / "boat-2.mp4")).direction == "down"
 
 
+def test_a_prompt_that_is_given_is_read_before_the_recipes(planned, program, film, tiny_model):
+    """A layout's recipe has an empty one."""
+    made = film("move.gif", command="pan", prompt="", layout_only=True)
+    (plan,) = planned(made, "--no-layout-only", "--prompt", "waves")
+    assert (plan["recipe"]["prompt"], plan["recipe"]["layout_only"]) == ("waves", False)
+    asked = ["--recipe", made, "--model", tiny_model, "--dry-run"]
+    assert '"all new"' in program("animate", "boat.jpg", "all new", *asked)[1]
+    for command in (["redo", made, "--no-layout-only", "--dry-run"], ["animate", "boat.jpg", " ", *asked]):
+        code, _, err = program(*command)
+        assert code == 2
+        assert "The prompt is empty" in err
+
+
 def test_a_copy_by_ffmpeg_can_be_redone(remade, film, recipe, tmp_path):
     copy = tmp_path / "copy.mp4"
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", film(), "-c", "copy", copy]
