@@ -68,6 +68,28 @@ OWN: dict[str, tuple[str, ...]] = {  # the fields that mean something to some co
     "join": ("extend",),
 }
 
+OF_MODEL = frozenset(  # the fields that mean something to a model only: nothing to a clip of the layout alone
+    {
+        "negative",
+        "model",
+        "revision",
+        "motion",
+        "guidance",
+        "image_guidance",
+        "guidance_rescale",
+        "steps",
+        "sampler",
+        "layout_strength",
+        "layout_cutoff",
+        "frameinit",
+        "noise",
+        "noise_correlation",
+        "device",
+        "dtype",
+        "attention",
+    }
+)
+
 CAMERA = ("pan", "zoom")  # the commands that move a camera over the photo
 CAMERA_LAYOUT: dict[str, Any] = {"layout_strength": 750, "layout_cutoff": 0.5}  # theirs (paper, section 5.5)
 
@@ -184,13 +206,13 @@ def spelled(name: str) -> str:
 
 
 def to_json(recipe: Recipe) -> str:
-    """The recipe as one line of JSON, fields in their order, without those that mean nothing to its command."""
+    """The recipe as one line of JSON, fields in their order, without those that mean nothing to its clip."""
     return json.dumps(to_dict(recipe), ensure_ascii=False)
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
-    """The fields of a recipe that mean something to its command, in their order."""
-    own = own_fields(recipe.command)
+    """The fields of a recipe that mean something to its clip, in their order."""
+    own = own_fields(recipe.command) - (OF_MODEL if recipe.layout_only else frozenset())
     return {name: value for name, value in asdict(recipe).items() if name in own}
 
 

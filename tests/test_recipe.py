@@ -8,6 +8,7 @@ import pytest
 from consisti2v_cli.errors import RequestError
 from consisti2v_cli.recipe import (
     CHOICES,
+    OF_MODEL,
     OWN,
     RANGES,
     Recipe,
@@ -97,7 +98,7 @@ def test_json_and_back(command):
     own = {
         "animate": {},
         "extend": {"chunks": 9, "prompt_at": {"2": "böat"}, "anchor": 0.5, "start": "latent", "join": True},
-        "pan": {"direction": "up-left", "amount": 0.7, "ease": "in", "layout_only": True},
+        "pan": {"direction": "up-left", "amount": 0.7, "ease": "in"},
         "zoom": {"zoom": "out", "ratio": 2.5, "center_x": 0.1, "center_y": 1.0, "ease": "in-out"},
     }[command]
     shared = {"width": 128, "height": 64, "fps": 7.5, "revision": "abc", "versions": {"torch": "2.13.0"}}
@@ -114,6 +115,13 @@ def test_json_has_the_fields_that_mean_something_to_the_command(command):
     assert set(written) == own_fields(command) == set(json.loads(to_json(dataclasses.replace(RECIPE, command=command))))
     strangers = {name for name, owners in OWN.items() if command not in owners}
     assert set(Recipe.__dataclass_fields__) - set(written) == strangers
+
+
+def test_a_layouts_json_has_nothing_of_a_model():
+    layout = dataclasses.replace(RECIPE, command="pan", direction="up", layout_only=True, width=64, height=48)
+    written = to_dict(dataclasses.replace(layout, steps=9, device="cuda", model="other"))
+    assert set(written) == own_fields("pan") - OF_MODEL
+    assert from_json(to_json(layout)) == layout
 
 
 def test_the_same_clip():

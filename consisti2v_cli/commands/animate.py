@@ -27,7 +27,7 @@ def animate(context: click.Context, /, images: tuple[str, ...], prompt: str | No
     """Make a clip of every IMAGE, in which happens what PROMPT says.
 
     IMAGE is a file, a folder, or - for standard input. PROMPT is the last argument; @FILE reads it from a file. In a
-    folder, NAME.txt beside NAME.png is the prompt of that image.
+    folder, NAME.txt beside NAME.png is the prompt of that image; where all have one, PROMPT may be left out.
 
     Of several clips, those that are made already are left out: a run that was interrupted goes on.
     """

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from consisti2v_cli.sources import Beginning
 
 STANDARD_INPUT = "-"
-FILMS = (".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv", ".y4m")
 
 EXAMPLES = """\b
 Examples:
@@ -54,13 +53,15 @@ def extend(context: click.Context, /, source: str | None, prompt: str | None, **
 
 def told_apart(source: str | None, prompt: str | None) -> tuple[str | None, str | None]:
     """SOURCE and PROMPT of what was given: a single argument is SOURCE if it exists, or looks like a file."""
-    from consisti2v_cli.media.image import SUFFIXES
+    from consisti2v_cli.commands.inputs import looks_like, printable
 
     if source == "":
         raise RequestError("SOURCE is an empty argument; is a variable of the shell not set?")
+    if prompt is not None and (kind := looks_like(prompt)) and os.path.exists(prompt):
+        raise RequestError(f"extend takes one source, and then the prompt; {printable(prompt)} is another {kind}.")
     if prompt is not None or source is None or source == STANDARD_INPUT or os.path.exists(source):
         return source, prompt
-    named = source.lower().endswith((*SUFFIXES, *FILMS)) or (os.sep in source and len(source.split()) == 1)
+    named = looks_like(source) or (os.sep in source and len(source.split()) == 1)
     return (source, None) if named and not source.startswith("@") else (None, source)
 
 

@@ -165,6 +165,8 @@ def _entries(recipe: Recipe) -> Iterator[tuple[str, str]]:
             yield "size", f"{value}x{recipe.height}"
         elif name == "center_x":
             yield "center", f"{value:g},{recipe.center_y:g}"
+        elif name == "seed" and recipe.layout_only:
+            continue  # of no noise
         elif name not in ("height", "center_y") and value not in ("", None, {}):
             yield spelled(name), _shown(value)
 

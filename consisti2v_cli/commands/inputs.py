@@ -7,6 +7,7 @@ import re
 import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from consisti2v_cli.errors import RequestError
 
 STANDARD_INPUT = "-"
 LARGEST = 500_000_000  # bytes that standard input may hold
+FILMS = (".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv", ".y4m")
+LONGEST_PROMPT = 100_000  # bytes of a file that are looked at to tell text from something else
 LISTS = (".csv", ".tsv", ".jsonl", ".ndjson")
 
 
@@ -54,24 +57,43 @@ def split_arguments(images: Sequence[str], prompt: str | None, *, needed: bool) 
     """
     if prompt is None:
         return list(images), None
-    if not needed and (prompt == STANDARD_INPUT or _is_image(prompt) or os.path.isdir(prompt)):
+    if not needed and (prompt == STANDARD_INPUT or looks_like(prompt) or os.path.isdir(prompt)):
         return [*images, prompt], None
-    shown = printable(prompt)
-    if _is_image(prompt):
-        raise RequestError(f"The last argument is the prompt, but {shown} is an image; add what happens in the clip.")
-    if os.path.isdir(prompt):
-        raise RequestError(
-            f"The last argument is the prompt, but {shown} is a folder; add what happens in the clips of its images."
-        )
-    if os.path.isfile(prompt):
-        lower = prompt.lower()
-        advice = (
-            f"--manifest {shown} makes the clips that it lists"
-            if lower.endswith(LISTS)
-            else f"write @{shown} to take it from there"
-        )
-        raise RequestError(f"The last argument is the prompt, but {shown} is a file; {advice}.")
+    if not images and os.path.isdir(prompt):  # whose images may have prompts of their own
+        return [prompt], None
+    if why := _no_prompt(prompt):
+        raise RequestError(f"The last argument is the prompt, but {printable(prompt)} is {why}.")
     return list(images), read_text(prompt)
+
+
+def looks_like(text: str) -> str | None:
+    """'image' or 'film' for what is named as one; None for anything else."""
+    from consisti2v_cli.media.image import SUFFIXES
+
+    lower = text.lower()
+    return "image" if lower.endswith(SUFFIXES) else "film" if lower.endswith(FILMS) else None
+
+
+def _no_prompt(path: str) -> str | None:
+    """What was given in the place of the prompt, and what to do; None for a prompt."""
+    kind, shown = looks_like(path), printable(path)
+    if kind == "film":
+        return "a film; consisti2v extend goes on from a film"
+    if kind == "image":
+        return "an image; add what happens in the clip"
+    if os.path.isdir(path):
+        return "a folder; add what happens in the clips of its images"
+    if not os.path.isfile(path):
+        return None
+    if path.lower().endswith(LISTS):
+        return f"a file; --manifest {shown} makes the clips that it lists"
+    return f"a file; write @{shown} to take it from there" if _is_text(path) else "a file that holds no text"
+
+
+def _is_text(path: str) -> bool:
+    with suppress(OSError, UnicodeDecodeError), open(path, "rb") as file:
+        return "\0" not in file.read(LONGEST_PROMPT).decode()
+    return False
 
 
 def gather(images: Sequence[str], prompt: str | None) -> list[Input]:
@@ -132,12 +154,6 @@ def _moves(character: str) -> bool:
     return category in ("Cc", "Cs", "Zl", "Zp") or character in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
-def _is_image(text: str) -> bool:
-    from consisti2v_cli.media.image import SUFFIXES
-
-    return text.lower().endswith(SUFFIXES)
-
-
 def _images(image: str, prompt: str | None) -> Iterator[Input]:
     if image == STANDARD_INPUT:
         yield Input("stdin", "stdin", _standard_input(), prompt)
@@ -162,7 +178,7 @@ def _input(path: Path, given: str, prompt: str | None, text: Path | None = None)
 
 def _is_wanted(file: Path) -> bool:
     """Whether a folder's file is an image, by its name. Clips that were made here are none, be they GIF or WebP."""
-    if file.name.startswith(".") or not _is_image(file.name):
+    if file.name.startswith(".") or looks_like(file.name) != "image":
         return False
     if not file.is_file():
         return file.is_symlink() and not file.exists()  # a link to nothing is an image that lacks

@@ -7,7 +7,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,9 +15,11 @@ import click
 from click.core import augment_usage_errors
 
 from consisti2v_cli.commands.inputs import Input, bad, open_image, printable, read_text
+from consisti2v_cli.commands.parsing import meant
 from consisti2v_cli.errors import RequestError
 
 INPUT, PROMPT, OUTPUT = "input", "prompt", "output"
+OWN_COLUMNS = (INPUT, PROMPT, OUTPUT)
 RUN_WIDE = {"config", "dry_run", "json", "manifest", "overwrite", "preview", "quiet", "shard", "verbose"}
 SEPARATORS = ",;\t"
 LARGEST = 100_000_000  # bytes
@@ -45,8 +47,8 @@ def read_manifest(file: str, prompt: str | None, context: click.Context) -> list
         RequestError: it cannot be read at all, or has no column `input`.
     """
     text = _read(file)
-    lines = _json_lines(text) if _is_json(file, text) else _csv_lines(text, file)
     columns = _columns(context.command)
+    lines = _json_lines(text) if _is_json(file, text) else _csv_lines(text, file, (*OWN_COLUMNS, *columns))
     rows = [_row(cells, f"{printable(file)}, line {number}", file, prompt, columns, context) for number, cells in lines]
     if not rows:
         raise RequestError(f"The manifest {printable(file)} lists nothing.")
@@ -92,7 +94,7 @@ def _json_object(line: str) -> Cells:
     return cells if isinstance(cells, dict) else RequestError("a JSON object is expected")
 
 
-def _csv_lines(text: str, file: str) -> Iterator[tuple[int, Cells]]:
+def _csv_lines(text: str, file: str, columns: Sequence[str]) -> Iterator[tuple[int, Cells]]:
     first = text.split("\n", 1)[0]
     separator = next((mark for mark in SEPARATORS if INPUT in map(_column, first.split(mark))), ",")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
@@ -106,19 +108,22 @@ def _csv_lines(text: str, file: str) -> Iterator[tuple[int, Cells]]:
             if header:
                 yield number, _csv_cells(header, cells)
             else:
-                header = _header(cells, file)
+                header = _header(cells, file, columns)
     except csv.Error as error:
         raise RequestError(
             f"The manifest {printable(file)} is not valid CSV: line {reader.line_num}: {error}."
         ) from None
 
 
-def _header(cells: list[str], file: str) -> list[str]:
+def _header(cells: list[str], file: str, columns: Sequence[str]) -> list[str]:
+    """The names of the columns, as options are spelled. RequestError for one that means nothing, or is there twice."""
     names = list(map(_column, cells))
     if INPUT not in names:
         raise RequestError(f"The manifest {printable(file)} has no column {INPUT}; its first line names the columns.")
     if twice := [name for name in names if name and names.count(name) > 1]:
         raise RequestError(f"The manifest {printable(file)} has the column {twice[0]} twice.")
+    if unknown := [name for name in names if name and name not in columns]:
+        raise RequestError(f"The manifest {printable(file)} has an {_unknown(unknown[0], columns)}")
     return names
 
 
@@ -166,6 +171,12 @@ def _row(
         return Row([bad(where, RequestError(f"{where}: {' '.join(message.split())}"))], where)
 
 
+def _unknown(name: str, columns: Iterable[str]) -> str:
+    """That a column means nothing, and which one may have been meant."""
+    possible = f"; possible: {', '.join(OWN_COLUMNS)} and options."
+    return f"unknown column {printable(name)!r}{meant(name, columns) or possible}"
+
+
 def _text(named: Mapping[str, Any], name: str) -> str | None:
     value = named.get(name)
     if value is not None and not isinstance(value, str):
@@ -178,10 +189,10 @@ def _given(
 ) -> Iterator[tuple[str, Any]]:
     """The parameters that a row names, with their values: read by the types of the command line."""
     for name, value in named.items():
-        if name in (INPUT, PROMPT, OUTPUT):
+        if name in OWN_COLUMNS:
             continue
         if name not in columns:
-            raise RequestError(f"unknown column {printable(name)!r}; possible: {INPUT}, {PROMPT}, {OUTPUT} and options")
+            raise RequestError(_unknown(name, (*OWN_COLUMNS, *columns)))
         option, turned = columns[name]
         with augment_usage_errors(context, param=option):
             parsed = option.type_cast_value(context, _written(option, value))

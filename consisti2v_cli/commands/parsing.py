@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,12 @@ def seed_or_step(text: str | int) -> int | str:
             f"{text!r} is no seed; possible: 0 to {RANGES['seed'][1]}, or +N and -N with a recipe."
         )
     return written if written[0] in "+-" else int(written)
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """What a misspelled word may have meant, as the end of a message: '; did you mean prompt?'; else nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def complete_models(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:

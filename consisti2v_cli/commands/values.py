@@ -13,7 +13,7 @@ from click.core import ParameterSource
 
 from consisti2v_cli.commands.options import BOUNDED
 from consisti2v_cli.errors import RequestError
-from consisti2v_cli.recipe import RANGES, Recipe, check, from_json, own_fields
+from consisti2v_cli.recipe import OF_MODEL, RANGES, Recipe, check, from_json, own_fields
 
 AUTO = "auto"
 FOUND_OUT = {"command", "input_name", "input_sha256", "versions", "start"}  # fields that are not asked for
@@ -51,7 +51,8 @@ def requested_values(
     if base is None:
         values = {name: value for name, value in written.items() if value is not None}
     else:
-        kept = {name: getattr(base, name) for name in own & own_fields(base.command)}
+        known = own_fields(base.command) - (OF_MODEL if base.layout_only else frozenset())
+        kept = {name: getattr(base, name) for name in own & known}
         given = _fields({name: value for name, value in options.items() if name in asked}, own)
         if "model" in given:
             kept.pop("revision", None)

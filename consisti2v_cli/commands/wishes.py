@@ -78,6 +78,10 @@ class Request:
         )
         if values["seed"] + variations - 1 > RANGES["seed"][1]:
             raise RequestError(f"There are no {variations} seeds from {values['seed']} on; name a smaller --seed.")
+        if values.get("layout_only") and variations > 1:
+            raise RequestError(
+                "--variations makes no sense with --layout-only, which has no noise: all would be the same."
+            )
         common: dict[str, Any] = {
             "values": values,
             "outputs": self.outputs,
@@ -118,14 +122,25 @@ def all_wishes(request: Request, images: Sequence[str], prompt: str | None, *, a
         images, prompt = split_arguments(images, prompt, needed=not (silent or base or request.manifest))
     if prompt is None and base:
         prompt = base.prompt
-    if not (images or request.manifest) or (prompt is None and not (silent or request.manifest)):
+    if not (images or request.manifest):
         example = f'consisti2v {request.command} boat.jpg "the boat drifts left"'
         raise RequestError(f"An image and a prompt are needed: {example}")
-    wishes = request.wishes(gather(images, prompt))
+    inputs = gather(images, prompt)
+    if not (silent or request.manifest or any(map(_may_be_made, inputs))):
+        raise RequestError(
+            f"No image in {printable(images[0])} has a prompt; add what happens in the clips of all, or write it into "
+            "NAME.txt beside NAME.png."
+        )
+    wishes = request.wishes(inputs)
     if request.manifest:
         for row in read_manifest(request.manifest, prompt, click.get_current_context()):
             wishes += _row_wishes(row, request)
     return wishes
+
+
+def _may_be_made(entry: Input) -> bool:
+    """Whether an input has a prompt, or more to say than that it has none."""
+    return entry.problem is not None or entry.prompt_file is not None or entry.prompt is not None
 
 
 def _row_wishes(row: Row, request: Request) -> Iterator[Wish]:

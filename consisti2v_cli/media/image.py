@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import stat
 import warnings
 from collections.abc import Callable
@@ -30,6 +31,10 @@ DECODERS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")  # Pillow has o
 MOST_PIXELS = 120_000_000
 MOST_PIXELS_OF = {"WEBP": 55_000_000, "AVIF": 55_000_000}
 KEPT_PIXELS = 51_000_000  # larger images are reduced; the largest frame has a third of that
+
+_FILM = re.compile(
+    rb"....ftyp(?!avi[fs]|mif1|msf1|hei|hev)|\x1aE\xdf\xa3|RIFF....AVI |\x00\x00\x01[\xb3\xba]|FLV\x01", re.DOTALL
+)
 
 _ORIENTATION = 0x0112  # EXIF
 _TURNS: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {  # bring `h w 3` with this orientation upright
@@ -149,6 +154,10 @@ def _opened(source: Source, name: str) -> Iterator[Image.Image]:
     except ConsistI2VError:
         raise
     except UnidentifiedImageError:
+        if _is_film(source):
+            raise RequestError(
+                f"{name} is a film, and an image is expected; consisti2v extend goes on from a film."
+            ) from None
         raise RequestError(f"{name} is no image that can be read (JPEG, PNG, WebP, AVIF, TIFF, BMP, GIF).") from None
     except Image.DecompressionBombError:
         possible = f"possible: {MOST_PIXELS // 10**6} million"
@@ -159,6 +168,14 @@ def _opened(source: Source, name: str) -> Iterator[Image.Image]:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         reason = "the end of the file is missing" if "truncated" in reason.lower() else reason.rstrip(".")
         raise RequestError(f"{name} cannot be read: {reason}.") from error
+
+
+def _is_film(source: Source) -> bool:
+    """Whether what is no image begins as films do."""
+    if isinstance(source, bytes):
+        return bool(_FILM.match(source))
+    with Path(source).open("rb") as file:
+        return bool(_FILM.match(file.read(32)))
 
 
 def _check_file(path: Path, name: str) -> None:

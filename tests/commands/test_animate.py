@@ -110,6 +110,21 @@ def test_a_folder_with_one_broken_image(small, boat, tmp_path):
     assert sorted(path.name for path in (tmp_path / "clips").iterdir()) == ["a.gif", "c.gif"]
 
 
+def test_a_folder_in_which_images_have_prompts_of_their_own(small, boat, tmp_path):
+    for name in "abc":
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        shutil.copy(boat, tmp_path / "photos" / f"{name}.jpg")
+        (tmp_path / "photos" / f"{name}.txt").write_text(f"moves {name}\n")
+    planned = small("photos", "--dry-run", "--json", "-q")
+    assert planned.returncode == 0, planned.stderr
+    prompts = [json.loads(line)["recipe"]["prompt"] for line in planned.stdout.splitlines()]
+    assert prompts == ["moves a", "moves b", "moves c"]
+    (tmp_path / "photos" / "b.txt").unlink()
+    planned = small("photos", "--dry-run", "-q")
+    assert (planned.returncode, len(planned.stdout.splitlines())) == (1, 2)
+    assert planned.stderr == "Error: photos/b.jpg has no prompt: say what happens in it.\n"
+
+
 def test_from_standard_input_to_standard_output(animate, boat, tmp_path):
     (tmp_path / "prompt.txt").write_text("moves\nleft\n")
     made = animate("-", "@prompt.txt", "-o", "-", "-q", text=False, input=boat.read_bytes())
@@ -259,6 +274,13 @@ def test_wrong_options(call, boat, tiny_model, options, message):
         (["empty/../nowhere.jpg", "moves left"], "empty/../nowhere.jpg"),
         (["boat.jpg", "empty"], "empty is a folder; add what happens"),
         (["boat.jpg", "words.txt"], "write @words.txt"),
+        (["boat.jpg", "sound.dat"], "sound.dat is a file that holds no text"),
+        (["boat.jpg", "film.mp4"], "film.mp4 is a film; consisti2v extend goes on from a film"),
+        (["film.mp4"], "consisti2v extend goes on from a film"),
+        (["film.mp4", "moves left"], "film.mp4 is a film, and an image is expected; consisti2v extend"),
+        (["film.dat", "moves left"], "film.dat is a film"),
+        (["empty"], "The folder empty holds no images"),
+        (["photos"], "No image in photos has a prompt"),
         (["boat.jpg", "list.csv"], "--manifest list.csv"),
         (["boat.jpg", "broken.jpg", "moves left", "-o", "-"], "one clip"),
         (["-", "-", "moves left"], "once"),
@@ -271,6 +293,11 @@ def test_wrong_inputs(call, boat, tiny_model, tmp_path, arguments, message):
     (tmp_path / "half.jpg").write_bytes(boat.read_bytes()[: boat.stat().st_size // 2])
     (tmp_path / "broken.jpg").write_text("no image")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "boat.jpg").write_bytes(boat.read_bytes())
+    (tmp_path / "sound.dat").write_bytes(b"\0\1\2")
+    for name in ("film.mp4", "film.dat"):
+        (tmp_path / name).write_bytes(b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41")
     assert_wrong(call("animate", *arguments, "--model", tiny_model), message)
 
 

@@ -112,6 +112,10 @@ def test_arguments_of_layouts(call, boat, tmp_path):
     missing = call("pan", "nowhere.png", *plan)
     assert (missing.returncode, missing.stdout) == (2, "")
     assert "nowhere.png" in missing.stderr
+    (tmp_path / "film.mp4").write_bytes(b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41")
+    film = call("pan", "film.mp4", *plan)
+    assert (film.returncode, film.stdout) == (2, "")
+    assert "film.mp4 is a film, and an image is expected; consisti2v extend" in film.stderr
     needed = call("pan", "a.png")
     assert needed.returncode == 2
     assert "prompt" in needed.stderr
@@ -188,6 +192,7 @@ def test_layouts_of_a_folder_go_on(call, boat, tmp_path):
         (["zoom", "--ratio", "0.5"], "--ratio"),
         (["zoom", "--center", "2,0"], "0 to 1"),
         (["zoom", "--ease", "jerky"], "'linear'"),
+        (["pan", "--layout-only", "--variations", "2"], "all would be the same"),
     ],
 )
 def test_wrong_motions(call, boat, tiny_model, arguments, message):

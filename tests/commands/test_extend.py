@@ -188,6 +188,7 @@ def test_source_and_prompt_are_told_apart(tmp_path, monkeypatch):
 
 WRONG = [
     (["nowhere.jpg", "x"], "nowhere.jpg"),
+    (["boat.jpg", "boat.jpg"], "extend takes one source, and then the prompt; boat.jpg is another image."),
     (["nowhere.mp4"], "There is no file nowhere.mp4"),
     (["boat.jpg"], 'consisti2v extend boat.jpg "the boat'),
     (["boat.jpg", " "], "prompt"),

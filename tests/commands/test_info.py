@@ -27,6 +27,8 @@ ZOOM = Recipe(
     versions={"torch": "2.13.0"},
 )
 RECIPE = to_json(ZOOM)
+OF_LAYOUTS = {"command", "input-name", "input-sha256", "size", "frames", "fps", "fit", "background", "direction"}
+OF_LAYOUTS |= {"amount", "ease", "layout-only", "quality", "versions"}
 FRAMES = np.random.default_rng(0).integers(0, 255, (6, 64, 96, 3), np.uint8)
 
 
@@ -112,6 +114,7 @@ def test_a_recipe_that_is_only_remembered_is_said_to_be(call, boat):
     assert call("pan", boat, "--direction", "up", *layout, "--no-metadata", "-o", "clip.mp4").returncode == 0
     shown = call("info", "clip.mp4")
     assert "not in the file, but remembered on this machine" in shown.stdout.splitlines()[1]
+    assert {line.split()[0] for line in shown.stdout.splitlines()[2:]} == OF_LAYOUTS
     told = json.loads(call("info", "clip.mp4", "--json").stdout)
     assert (told["recipe"]["direction"], told["recipe_from"]) == ("up", "this machine")
     os.utime("clip.mp4", (1, 1))  # another file, as far as anybody knows

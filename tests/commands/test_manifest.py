@@ -110,8 +110,8 @@ def test_options_of_other_commands_are_columns_there(planned):
     _, (plan,) = planned("list.csv", content, command="pan")
     assert (plan["recipe"]["direction"], plan["recipe"]["amount"]) == ("up-left", 0.5)
     shown, plans = planned("list.csv", content)
-    assert (shown.returncode, plans) == (1, [])
-    assert "line 2: unknown column 'direction'" in shown.stderr
+    assert (shown.returncode, plans) == (2, [])
+    assert "unknown column 'direction'" in shown.stderr
     _, plans = planned("list.csv", "input,prompt,out,center\na.jpg,x,yes,\na.jpg,x,,0.2;0.3\n", command="zoom")
     assert [plan["recipe"]["zoom"] for plan in plans] == ["out"]
     _, (plan,) = planned("list.csv", 'input,prompt,center,in\na.jpg,x,"0.2,0.3",no\n', command="zoom")
@@ -130,10 +130,8 @@ BAD = [
     ("input,device\na.jpg,tpu\n", "cpu, cuda, mps"),
     ("input,model\na.jpg,no such model\n", "no such model"),
     ("input,seed\na.jpg,+1\n", "seed is +1"),
-    ("input,speed\na.jpg,3\n", "unknown column 'speed'"),
-    ("input,overwrite\na.jpg,yes\n", "unknown column 'overwrite'"),
-    ("input,json\na.jpg,yes\n", "unknown column 'json'"),
-    ("input,manifest\na.jpg,other.csv\n", "unknown column 'manifest'"),
+    ('{"input": "a.jpg", "speed": 3}\n', "unknown column 'speed'"),
+    ('{"input": "a.jpg", "promt": "x"}\n', "unknown column 'promt'; did you mean prompt?"),
     ("input,prompt\nnowhere.jpg,x\n", "nowhere.jpg"),
     ("input,prompt\n-,x\n", "-, which is no file"),
     ("input,prompt\n,x\n", "input is missing"),
@@ -176,6 +174,12 @@ def test_bad_rows_name_their_line_and_the_others_are_made(planned, content, mess
         ("list.csv", "input,prompt\n", "lists nothing"),
         ("list.csv", "file,prompt\na.jpg,x\n", "no column input"),
         ("list.csv", "input,steps,STEPS\na.jpg,1,2\n", "column steps twice"),
+        ("list.csv", "input,promt\na.jpg,x\na.jpg,y\n", "unknown column 'promt'; did you mean prompt?"),
+        ("list.csv", "input,stpes\na.jpg,3\n", "did you mean steps?"),
+        ("list.csv", "input,quux\na.jpg,3\n", "possible: input, prompt, output and options."),
+        ("list.csv", "input,overwrite\na.jpg,yes\n", "unknown column 'overwrite'"),
+        ("list.csv", "input,json\na.jpg,yes\n", "unknown column 'json'"),
+        ("list.csv", "input,manifest\na.jpg,other.csv\n", "unknown column 'manifest'"),
         ("list.csv", 'input,prompt\na.jpg,"x\n', "not valid CSV"),
         ("list.csv", b"input,prompt\na.jpg,gr\xf6\xdfer\n", "not UTF-8"),
         ("list.jsonl", "\n\n", "lists nothing"),

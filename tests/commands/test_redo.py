@@ -343,8 +343,9 @@ def test_a_layout_without_metadata_from_a_copy_elsewhere(run, boat, tmp_path):
 def test_a_prompt_that_is_given_is_read_before_the_recipes(planned, program, film, tiny_model):
     """A layout's recipe has an empty one."""
     made = film("move.gif", command="pan", prompt="", layout_only=True)
-    (plan,) = planned(made, "--no-layout-only", "--prompt", "waves")
+    (plan,) = planned(made, "--no-layout-only", "--prompt", "waves", "--model", tiny_model)
     assert (plan["recipe"]["prompt"], plan["recipe"]["layout_only"]) == ("waves", False)
+    assert (plan["recipe"]["model"], plan["recipe"]["steps"]) == ("tiny", 2)  # the model's own
     asked = ["--recipe", made, "--model", tiny_model, "--dry-run"]
     assert '"all new"' in program("animate", "boat.jpg", "all new", *asked)[1]
     for command in (["redo", made, "--no-layout-only", "--dry-run"], ["animate", "boat.jpg", " ", *asked]):
