@@ -11,6 +11,8 @@ from torch import Tensor, nn
 KeysValues = tuple[Tensor, Tensor]  # each b n c
 TextKeysValues = tuple[KeysValues, ...]  # one pair for every cross-attention of the network, in module order
 
+MOST_HEADS = 65_535  # that CUDA's kernels take at a time
+
 
 def _math_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """The definition, spelled out: takes most memory, yet trains fastest on a CPU, where sequences are short."""
@@ -78,18 +80,22 @@ class TemporalSelfAttention(Attention):
         self.rotary_emb = positions
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        """`b n f c` -> `b n f c`, with `n = height width` of `size`."""
+        """`b f n c` -> `b f n c`, with `n = height width` of `size`."""
         x = self.rotary_emb.add_to(x)  # type: ignore[operator]
-        query, key, value = self.to_q(x), self.to_k(x), self.to_v(x)
-        query, rotated = self.rotary_emb(query), self.rotary_emb(key)
+        query, key, value = self.rotary_emb(self.to_q(x)), self.to_k(x), self.to_v(x)
+        rotated = self.rotary_emb(key)
         if self.window:
             # The window's tokens are first-frame tokens at position 0: gather their projections, which
             # the rotation by 0 leaves as they are.
-            around = [neighbours(t[:, :, 0], size) for t in (key, value)]  # b n 8 c
-            key, value = torch.cat([rotated, around[0]], dim=2), torch.cat([value, around[1]], dim=2)
+            around = [neighbours(t[:, 0], size) for t in (key, value)]  # b 8 n c
+            key, value = torch.cat([rotated, around[0]], dim=1), torch.cat([value, around[1]], dim=1)
         else:
             key = rotated
-        return self.attend(query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)).view_as(x)
+        # To attention, the heads of all positions are heads: of the tokens as they lie in memory, none is moved.
+        heads = [t.unflatten(-1, (self.heads, -1)).flatten(2, 3).transpose(1, 2) for t in (query, key, value)]
+        out = [self.backend(*some) for some in zip(*(t.split(MOST_HEADS, dim=1) for t in heads), strict=True)]
+        whole = out[0] if len(out) == 1 else torch.cat(out, dim=1)  # b (n heads) f d
+        return self.to_out[0](whole.transpose(1, 2).reshape(x.shape))  # type: ignore[no-any-return]
 
 
 class CrossAttention(Attention):
@@ -105,8 +111,10 @@ class CrossAttention(Attention):
         return self.to_k(text), self.to_v(text)
 
     def forward(self, x: Tensor, text: TextKeysValues) -> Tensor:
-        """`b m n c` -> `b m n c`: all tokens of a video share one set of keys and values."""
-        return self.attend(self.positioned(self.to_q(self.placed(x))).flatten(1, 2), *text[self.index]).view_as(x)
+        """`b f n c` -> `branches f n c`: all tokens of a video share one set of keys and values in each branch."""
+        key, value = text[self.index]
+        query = self.positioned(self.to_q(self.placed(x))).flatten(1, 2)
+        return self.attend(for_branches(query, key.shape[0]), key, value).unflatten(1, x.shape[1:3])
 
     def placed(self, x: Tensor) -> Tensor:
         """Positions that are added to the tokens: none in space."""
@@ -156,14 +164,13 @@ class RotaryPositions(nn.Module):
         return x
 
     def forward(self, x: Tensor) -> Tensor:
-        """Turn projected tokens `... f c` by their frame, in float32."""
-        frames = torch.arange(x.shape[-2], device=x.device, dtype=torch.float32)
+        """Turn projected tokens `b f n c` by their frame, in float32."""
+        frames = torch.arange(x.shape[1], device=x.device, dtype=torch.float32)
         angles = torch.outer(frames, self.freqs.float())  # f c/4
-        turned, rest = x.chunk(2, dim=-1)
-        even, odd = turned.float().unflatten(-1, (-1, 2)).unbind(-1)
-        cos, sin = angles.cos(), angles.sin()
-        pairs = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1)
-        return torch.cat([pairs.flatten(-2).to(x.dtype), rest], dim=-1)
+        angles = torch.cat([angles, torch.zeros_like(angles)], dim=-1)[:, None]  # f 1 c/2: the rest stays as it is
+        pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+        turned = torch.view_as_real(pairs * torch.polar(torch.ones_like(angles), angles))
+        return turned.flatten(-2).to(x.dtype)
 
 
 class SinusoidalPositions(nn.Module):
@@ -174,12 +181,12 @@ class SinusoidalPositions(nn.Module):
         self.channels = channels
 
     def add_to(self, x: Tensor) -> Tensor:
-        """Add row `p` of the table to frame `p` of tokens `... f c`."""
-        frames = torch.arange(x.shape[-2], device=x.device, dtype=torch.float32)
+        """Add row `p` of the table to frame `p` of tokens `b f n c`."""
+        frames = torch.arange(x.shape[1], device=x.device, dtype=torch.float32)
         pair = torch.arange(self.channels // 2, device=x.device, dtype=torch.float32)
         angles = torch.outer(frames, 10000.0 ** (-pair / self.channels))  # as trained: j / c, not 2j / c
         table = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)
-        return x + table.to(x.dtype)
+        return x + table[:, None].to(x.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         return x
@@ -198,7 +205,7 @@ def rotary_frequencies(channels: int) -> Tensor:
 
 
 def neighbours(tokens: Tensor, size: tuple[int, int]) -> Tensor:
-    """The 8 tokens around each position of a map, its border replicated: `b n c` -> `b n 8 c`."""
+    """The 8 tokens around each position of a map, its border replicated: `b n c` -> `b 8 n c`."""
     height, width = size
     rows = torch.arange(height, device=tokens.device)
     columns = torch.arange(width, device=tokens.device)
@@ -208,4 +215,14 @@ def neighbours(tokens: Tensor, size: tuple[int, int]) -> Tensor:
         for dx in (-1, 0, 1)
         if (dy, dx) != (0, 0)
     ]
-    return tokens[:, torch.stack(around, dim=1)]
+    return tokens[:, torch.stack(around)]
+
+
+def for_branches(x: Tensor, branches: int) -> Tensor:
+    """What all branches of guidance have in common, once for each: `b ...` -> `branches ...`, branch after branch.
+
+    `branches` is a multiple of `b`, and counts all videos' branches.
+    """
+    if x.shape[0] in (1, branches):
+        return x.expand(branches, *x.shape[1:])
+    return x.repeat(branches // x.shape[0], *[1] * (x.ndim - 1))

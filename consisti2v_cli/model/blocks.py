@@ -1,6 +1,8 @@
 """What a level of the network is made of: resnets and transformers in space and in time.
 
-Feature maps are `b f c h w` with all frames of a video, the first one included, except where a name says otherwise.
+Feature maps are `b f h w c` with all frames of a video, the first one included. With the channels last, convolutions
+in space and in time, norms, linear layers and both kinds of tokens are views of one and the same memory: nothing is
+moved between the spatial and the temporal view.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from .attention import (
     TemporalCrossAttention,
     TemporalSelfAttention,
     TextKeysValues,
+    for_branches,
 )
 from .config import UNetConfig
 
@@ -28,25 +31,28 @@ class FrameGroupNorm(nn.GroupNorm):
     """Group norm over each frame by itself."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.flatten(0, 1)).view_as(x)
+        images = x.flatten(0, 1).permute(0, 3, 1, 2)  # (b f) c h w
+        return super().forward(images).permute(0, 2, 3, 1).view(x.shape)
 
 
 class FrameConv2d(nn.Conv2d):
     """Convolution of each frame by itself."""
 
     def forward(self, x: Tensor) -> Tensor:
-        out = super().forward(x.flatten(0, 1))
-        return out.view(*x.shape[:2], *out.shape[1:])
+        images = x.flatten(0, 1).permute(0, 3, 1, 2)  # (b f) c h w
+        return super().forward(images).permute(0, 2, 3, 1).unflatten(0, x.shape[:2])
 
 
 class TemporalConv3d(nn.Conv3d):
-    """Convolution along time only: kernel 3, padded with zeros."""
+    """Convolution along time only: kernel 3, padded with zeros. Computed in two dimensions: time, and all of space."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, (3, 1, 1), padding=(1, 0, 0))
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+        planes = x.flatten(2, 3).permute(0, 3, 1, 2)  # b c f (h w)
+        out = F.conv2d(planes, self.weight.squeeze(-1), self.bias, padding=(1, 0))
+        return out.permute(0, 2, 3, 1).view(x.shape)
 
 
 class SpatialResnet(nn.Module):
@@ -64,7 +70,7 @@ class SpatialResnet(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
-        h = h + self.time_emb_proj(F.silu(emb))[:, None, :, None, None]
+        h = h + for_branches(self.time_emb_proj(F.silu(emb)), h.shape[0])[:, None, None, None]
         h = self.conv2(F.silu(self.norm2(h)))
         return self.conv_shortcut(x) + h  # type: ignore[no-any-return]
 
@@ -132,12 +138,13 @@ class SpatialBlock(nn.Module):
 
     def forward(self, x: Tensor, text: TextKeysValues) -> Tensor:
         x = x + self.attn1(self.norm1(x))
-        x = x + self.attn2(self.norm2(x), text)
+        change = self.attn2(self.norm2(x), text)  # from here on, the branches of guidance differ
+        x = for_branches(x, change.shape[0]) + change
         return x + self.ff(self.norm3(x))  # type: ignore[no-any-return]
 
 
 class TemporalBlock(nn.Module):
-    """The same along time, with the first frame's window: tokens `b n f c`."""
+    """The same along time, with the first frame's window: tokens `b f n c`."""
 
     def __init__(self, channels: int, config: UNetConfig) -> None:
         super().__init__()
@@ -167,9 +174,9 @@ class SpatialTransformer(nn.Module):
         self.proj_out = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor, text: TextKeysValues) -> Tensor:
-        tokens = self.proj_in(self.norm(x).flatten(3).transpose(2, 3))  # b f (h w) c
-        tokens = self.proj_out(self.transformer_blocks[0](tokens, text))
-        return x + tokens.transpose(2, 3).unflatten(3, x.shape[3:])  # type: ignore[no-any-return]
+        tokens = self.proj_in(self.norm(x).flatten(2, 3))  # b f (h w) c
+        change = self.proj_out(self.transformer_blocks[0](tokens, text)).unflatten(2, x.shape[2:4])
+        return for_branches(x, change.shape[0]) + change  # type: ignore[no-any-return]
 
 
 class TemporalTransformer(TemporalMix):
@@ -183,7 +190,7 @@ class TemporalTransformer(TemporalMix):
         self.proj_out = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor, text: TextKeysValues) -> Tensor:
-        size = (x.shape[3], x.shape[4])
-        tokens = self.proj_in(self.norm(x).flatten(3).permute(0, 3, 1, 2))  # b (h w) f c
+        size = (x.shape[2], x.shape[3])
+        tokens = self.proj_in(self.norm(x).flatten(2, 3))  # b f (h w) c
         tokens = self.proj_out(self.transformer_blocks[0](tokens, text, size))
-        return self.mix(x, tokens.permute(0, 2, 3, 1).unflatten(3, size))
+        return self.mix(x, tokens.unflatten(2, size))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .attention import BACKENDS, Attention, CrossAttention, TextKeysValues
+from .attention import BACKENDS, Attention, CrossAttention, TextKeysValues, for_branches
 from .blocks import (
     FrameConv2d,
     FrameGroupNorm,
@@ -37,7 +37,7 @@ class Level(nn.Module):
         self.tempo_attns = nn.ModuleList(TemporalTransformer(c_out, config) for _, c_out in channels if heads)
 
     def layer(self, i: int, x: Tensor, emb: Tensor, text: TextKeysValues) -> Tensor:
-        """Layer `i`: `b f c h w` -> `b f c' h w`."""
+        """Layer `i`: `b f h w c` -> `b f h w c'`."""
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return checkpoint(self._layer, i, x, emb, text, use_reentrant=False)  # type: ignore[no-any-return]
         return self._layer(i, x, emb, text)
@@ -95,9 +95,9 @@ class UpLevel(Level):
     def forward(self, x: Tensor, skips: list[Tensor], emb: Tensor, text: TextKeysValues) -> Tensor:
         """Takes its skips off the end of the list."""
         for i in range(len(self.resnets)):
-            x = self.layer(i, torch.cat([x, skips.pop()], dim=2), emb, text)
+            x = self.layer(i, torch.cat([x, for_branches(skips.pop(), x.shape[0])], dim=-1), emb, text)
         for upsample in self.upsamplers:
-            x = upsample(x, skips[-1].shape[-2:])
+            x = upsample(x, skips[-1].shape[2:4])
         return x
 
 
@@ -118,8 +118,9 @@ class Upsample(nn.Module):
         self.conv = FrameConv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, size: torch.Size) -> Tensor:
-        larger = F.interpolate(x.flatten(0, 1), size=size, mode="nearest")
-        return self.conv(larger.view(*x.shape[:3], *size))  # type: ignore[no-any-return]
+        images = x.flatten(0, 1).permute(0, 3, 1, 2)  # (b f) c h w
+        larger = F.interpolate(images, size=size, mode="nearest").permute(0, 2, 3, 1)
+        return self.conv(larger.unflatten(0, x.shape[:2]))  # type: ignore[no-any-return]
 
 
 class Embedding(nn.Module):
@@ -184,19 +185,23 @@ class VideoUNet(nn.Module):
     ) -> Tensor:
         """Predict the noise (or whatever the checkpoint was trained to predict) of frames 2..f.
 
+        Branches of guidance that differ in their text alone are given as a text for each: what comes before the first
+        look at the text is computed once for all of them.
+
         Args:
             latents: noisy latents of frames 2..f, `b c f-1 h w`, any number of frames and any size.
             timestep: 0..999, one value or one a video (`b`).
-            text: the text condition `b tokens width`, or `project_text` of it, made once a clip.
+            text: the text condition `b tokens width`, or of several branches, one behind the other,
+                `branches*b tokens width`; or `project_text` of it, made once a clip.
             first_frame: the clean latent of the first frame, `b c 1 h w`.
             frame_stride: how much happens between frames, 1..5, one value or one a video.
 
         Returns:
-            `b c f-1 h w`.
+            `b c f-1 h w`; of several branches `branches*b c f-1 h w`.
         """
         keys_values = self.project_text(text) if isinstance(text, Tensor) else text
         emb = self._embed(latents, timestep, frame_stride)
-        x = self.conv_in(torch.cat([first_frame, latents], dim=2).transpose(1, 2))  # b f c h w
+        x = self.conv_in(torch.cat([first_frame, latents], dim=2).permute(0, 2, 3, 4, 1).contiguous())  # b f h w c
         skips = [x]
         for level in self.down_blocks:
             skips += level(skips[-1], emb, keys_values)
@@ -204,7 +209,7 @@ class VideoUNet(nn.Module):
         for level in self.up_blocks:
             x = level(x, skips, emb, keys_values)
         noise: Tensor = self.conv_out(F.silu(self.conv_norm_out(x[:, 1:])))
-        return noise.transpose(1, 2)
+        return noise.permute(0, 4, 1, 2, 3)
 
     def project_text(self, text: Tensor) -> TextKeysValues:
         """The text's keys and values in every cross-attention: they depend on neither step, frame nor position."""
