@@ -24,6 +24,9 @@ RANGES: dict[str, tuple[float, float]] = {  # lowest and highest possible value,
     "guidance": (0, 100),
     "image_guidance": (0, 100),
     "guidance_rescale": (0, 1),
+    "guidance_begin": (0, 1),
+    "guidance_end": (0, 1),
+    "reuse": (1, 10),
     "steps": (1, 500),  # more would be one timestep apart: they begin too low or, at 1000, past the end
     "layout_strength": (0, 999),
     "layout_cutoff": (0, 2),
@@ -118,7 +121,10 @@ class Recipe:
     guidance: float = 7.5  # weight of the prompt; 1 or less: no guidance
     image_guidance: float = 1.0  # weight of the first frame; above 1 costs a third branch
     guidance_rescale: float = 0.0  # share of the rescaling of the guided prediction (Lin et al.)
+    guidance_begin: float = 0.0  # the share of the steps after which guidance begins ...
+    guidance_end: float = 1.0  # ... and after which it ends
     steps: int = 50  # denoising steps
+    reuse: int = 1  # neighbouring steps that share one computation of the network's deep layers
     sampler: str = "ddim"  # ddim, dpm++, unipc, euler-a or lcm
     layout_strength: int = 850  # FrameInit's tau: the timestep to which the layout is noised
     layout_cutoff: float = 0.25  # FrameInit's D0, spatial and temporal
@@ -128,6 +134,7 @@ class Recipe:
     device: str = "cpu"  # cpu, cuda, cuda:1, mps
     dtype: str = "fp32"  # fp32, bf16 or fp16
     attention: str = "sdpa"  # sdpa, math or xformers
+    compile: bool = False  # the network is compiled by torch
     direction: str = "left"  # pan: where the camera goes
     amount: float = 0.3  # pan: the share of the frame that it travels
     zoom: str = "in"  # zoom: in or out
@@ -167,6 +174,8 @@ def check(recipe: Recipe) -> None:
             raise RequestError(f"{spelled(name)} is {getattr(recipe, name)!r}; possible: {', '.join(choices)}.")
     for name in ("width", "height"):
         _check_side(name, getattr(recipe, name))
+    if recipe.guidance_begin > recipe.guidance_end:
+        raise RequestError(f"guidance-interval is {recipe.guidance_begin},{recipe.guidance_end}, which ends too early.")
     _check_prompts(recipe)
     kind, _, index = recipe.device.partition(":")
     if kind not in DEVICES or (":" in recipe.device and not (kind == "cuda" and index.isdecimal())):
@@ -216,14 +225,19 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
     return {name: value for name, value in asdict(recipe).items() if name in own}
 
 
-def from_json(text: str) -> Recipe:
-    """The recipe that `to_json` wrote. RequestError on anything else: unknown or missing keys, wrong types."""
+def from_json(text: str, **otherwise: Any) -> Recipe:
+    """The recipe that `to_json` wrote; `otherwise` has values for keys that it may lack.
+
+    Raises:
+        RequestError: anything else: unknown or missing keys, wrong types.
+    """
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of brackets
         raise RequestError(f"This is no recipe: not valid JSON ({error}).") from None
     if not isinstance(values, dict):
         raise RequestError("This is no recipe: a JSON object is expected.")
+    values = otherwise | values
     known = {entry.name: entry for entry in fields(Recipe)}
     if unknown := sorted(set(values) - set(known)):
         raise RequestError(f"The recipe has unknown keys: {', '.join(unknown)}.")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import click
@@ -51,6 +53,18 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The subcommand that is meant; click.UsageError, with the name that may be meant, where there is none."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from consisti2v_cli.commands.parsing import meant
+
+            message = error.message.rstrip(".") + (meant(args[0], COMMANDS) or ".")
+            raise click.UsageError(message, ctx=error.ctx) from None
+
 
 @click.group(
     cls=LazyGroup,
@@ -72,7 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         code = consisti2v.main(arguments, prog_name="consisti2v", standalone_mode=False, obj=session)
         if sys.stdout is not None:  # it was closed: `consisti2v ... >&-`
-            sys.stdout.flush()
+            with writing_out():
+                sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output is gone: `consisti2v ... | head -1`
         sys.stdout = None
         code = FAILED
@@ -80,8 +95,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if session.verbosity >= 2:
             traceback.print_exc()
         message, code = explain(error)
+        message = _dashed(error, sys.argv[1:] if arguments is None else arguments) or message
         click.echo("\n".join(map(_harmless, message.split("\n"))), err=True)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+@contextmanager
+def writing_out() -> Iterator[None]:
+    """Something is written to standard output: where that fails, the error says so. A reader that is gone is none."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise ConsistI2VError(f"standard output cannot be written: {error.strerror or error}.") from error
 
 
 def explain(error: Exception) -> tuple[str, int]:
@@ -108,6 +135,14 @@ def _harmless(line: str) -> str:
     from consisti2v_cli.commands.inputs import printable
 
     return printable(line)
+
+
+def _dashed(error: Exception, arguments: Sequence[str]) -> str:
+    """What to do where an unknown option is the name of a file; else nothing."""
+    if not isinstance(error, click.NoSuchOption):
+        return ""
+    files = [argument for argument in arguments if argument.startswith("-") and os.path.isfile(argument)]
+    return f"Error: {files[0]} is read as an option; write ./{files[0]} for the file of that name." if files else ""
 
 
 def _explain_usage(error: click.ClickException) -> str:

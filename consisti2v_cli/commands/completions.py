@@ -29,7 +29,7 @@ Examples:
 
 
 @click.command(epilog=EXAMPLES, short_help="Print a script for completion in the shell.")
-@click.argument("shell", type=click.Choice(SHELLS), required=False, metavar="[bash|zsh|fish]")
+@click.argument("shell", type=click.Choice(SHELLS), required=False, metavar="[SHELL]")
 @option(
     "--all",
     "folder",
@@ -44,7 +44,7 @@ Examples:
 def completions(shell: str | None, folder: Path | None, quiet: bool, verbose: int) -> None:
     """Print the script that completes commands, options, models, formats and samplers with the tab key.
 
-    Without a name it is the script of the shell that you use, as $SHELL says.
+    SHELL is bash, zsh or fish; without it, it is the script of the shell that you use, as $SHELL says.
     """
     if folder is None:
         click.echo(script(shell or _own_shell()), nl=False)

@@ -1,14 +1,16 @@
-"""Defaults of options from a TOML file: one table a command, keys spelled as the options."""
+"""Defaults of options from a TOML file: one table a command, keys spelled as the options; and the environment's."""
 
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from consisti2v_cli.commands import COMMANDS
+from consisti2v_cli.commands import COMMANDS, consisti2v
+from consisti2v_cli.commands.parsing import meant
 from consisti2v_cli.errors import RequestError
 
 # Commands with a table: doctor takes no defaults, and train has configurations of its own.
@@ -59,6 +61,19 @@ def _value(option: click.Option, value: Any, where: str) -> Any:
         raise RequestError(f"{where} = {wrong[0]!r} must be text or a number.")
     texts = [str(entry) for entry in several]
     return texts if option.multiple else texts[0]
+
+
+def misspelled(variables: Iterable[str]) -> list[str]:
+    """Of variables of the environment that are ours by their names, sentences about those that no command reads."""
+    known = {"CONSISTI2V_STATE", "CONSISTI2V_CACHE"}
+    context = click.Context(consisti2v)
+    for name in COMMANDS:
+        if command := consisti2v.get_command(context, name):
+            spellings = [text for entry in command.params for text in (*entry.opts, *entry.secondary_opts)]
+            options = [text.removeprefix("--") for text in spellings if text.startswith("--")]
+            known |= {f"CONSISTI2V_{name}_{text}".upper().replace("-", "_") for text in options}
+    unread = [name for name in variables if name not in known]
+    return [f"The variable {name} is read by no command{meant(name, sorted(known), 0.85) or '.'}" for name in unread]
 
 
 def default_path() -> Path:

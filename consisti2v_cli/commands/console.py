@@ -17,6 +17,8 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
+from consisti2v_cli.commands import writing_out
+
 Report = Callable[[str, int, int], None]  # stage, how much of it is done, how much there is
 
 # Columns beside words and bar: for numbers, and for the ^C that a terminal writes, which must not wrap.
@@ -37,7 +39,7 @@ class Console:
 
     def result(self, text: str) -> None:
         """One line on stdout. What its encoding lacks, such as a file's name, is written as the system has it."""
-        with self._bars_away(sys.stdout):
+        with self._bars_away(sys.stdout), writing_out():
             try:
                 click.echo(text)
             except UnicodeEncodeError:

@@ -290,7 +290,7 @@ def _folders(findings: Findings) -> dict[str, Any]:
 
 def _settings(config: Path | None, findings: Findings) -> dict[str, Any]:
     """The configuration file that counts, and the variables of the environment, by name alone."""
-    from consisti2v_cli.commands.config import default_path
+    from consisti2v_cli.commands.config import default_path, misspelled
 
     path = config or default_path()
     try:
@@ -301,6 +301,7 @@ def _settings(config: Path | None, findings: Findings) -> dict[str, Any]:
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         findings.warnings.append("HF_HUB_OFFLINE is set: fetch-weights downloads nothing.")
     ours = sorted(name for name in os.environ if name.startswith("CONSISTI2V_"))
+    findings.warnings += misspelled(ours)
     return {
         "configuration": _short(path),
         "configured": tables if tables is not None else "there is no such file",

@@ -13,7 +13,7 @@ import click
 from consisti2v_cli.commands.options import extend_options, making_options
 from consisti2v_cli.commands.parsing import PATH
 from consisti2v_cli.errors import RequestError
-from consisti2v_cli.recipe import Recipe
+from consisti2v_cli.recipe import Recipe, spelled, to_dict
 
 if TYPE_CHECKING:
     from consisti2v_cli.commands.console import Console
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from consisti2v_cli.sources import Beginning
 
 STANDARD_INPUT = "-"
+NOT_TAKEN = ("negative", "frames", "motion", "guidance", "steps", "sampler")  # of a source clip's recipe
 
 EXAMPLES = """\b
 Examples:
@@ -99,6 +100,8 @@ def extend_film(
     remove_forgotten()
     wish, beginning = _wish(source, prompt, request, console)
     jobs, beginning = _jobs(wish, beginning, console)
+    if beginning.recipe and request.base is None and (left := _not_taken_over(beginning.recipe, jobs[0].recipe, asked)):
+        console.notice(f"{beginning.name} was made with {left}; --recipe {wish.input.shown} takes that over.")
     filming = Filming(jobs, beginning, options, console, again=base is not None)
     if options["dry_run"]:
         return filming.show()
@@ -183,6 +186,16 @@ def _jobs(wish: Wish, beginning: Beginning, console: Console) -> tuple[list[Job]
     memory = estimate_memory(recipe, model, (width, height))
     recipes = [replace(recipe, seed=order.draft.seed) for order in orders if order.draft]
     return [Job(wish, each, order.paths, model, memory) for each, order in zip(recipes, orders, strict=True)], beginning
+
+
+def _not_taken_over(own: Recipe, recipe: Recipe, asked: set[str]) -> str:
+    """What a source clip's recipe says otherwise than the one that goes on from it, though nobody asked for that."""
+    said = to_dict(own)
+    names = [name for name in NOT_TAKEN if name in said and name not in asked]
+    differing = [name for name in names if said[name] != getattr(recipe, name)]
+    return ", ".join(
+        f"{spelled(name)} {said[name] or 'empty'} (now {getattr(recipe, name) or 'empty'})" for name in differing
+    )
 
 
 def _explain(beginning: Beginning, recipe: Recipe, console: Console) -> None:

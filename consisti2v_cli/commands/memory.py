@@ -66,8 +66,8 @@ def machine_memory(device: str) -> int | None:
 
 
 def spell(count: int) -> str:
-    """Bytes for people: 1.5 GiB, 300 MiB."""
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+    """Bytes for people: 1.5 GB, 300 MB."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def _network_bytes(recipe: Recipe, folder: ModelFolder, width: int) -> int:

@@ -11,7 +11,17 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from consisti2v_cli.commands.parsing import PATH, Share, Whole, byte_count, complete_models, point, seed_or_step, size
+from consisti2v_cli.commands.parsing import (
+    PATH,
+    Share,
+    Switch,
+    Whole,
+    byte_count,
+    complete_models,
+    point,
+    seed_or_step,
+    size,
+)
 from consisti2v_cli.recipe import CAMERA_LAYOUT, CHOICES, RANGES, Recipe, spelled
 
 FORMATS = ("mp4", "gif", "webm", "webp", "mov", "png")
@@ -30,6 +40,11 @@ class Option(click.Option):
     An error says whether the wrong value comes from the environment or from the configuration.
     """
 
+    def __init__(self, *names: Any, **settings: Any) -> None:
+        super().__init__(*names, **settings)
+        if isinstance(self.type, click.types.BoolParamType):
+            self.type = Switch()
+
     def handle_parse_result(self, ctx: click.Context, opts: Any, args: list[str]) -> tuple[Any, list[str]]:
         """The value, converted; click.BadParameter saying where a wrong one stands."""
         try:
@@ -45,7 +60,7 @@ class Option(click.Option):
         """The value in the environment, `--no-...` turned round; None where nothing is set."""
         value = _variable(ctx, self.opts)
         negated = _variable(ctx, self.secondary_opts)
-        return value or (str(not click.BOOL.convert(negated, self, ctx)) if negated else None)
+        return value or (str(not Switch().convert(negated, self, ctx)) if negated else None)
 
 
 def _variable(ctx: click.Context, spellings: list[str]) -> str | None:
@@ -145,7 +160,8 @@ output_options = together(
         metavar="SIZE",
         default=None,
         default_text="no limit",
-        help="Largest file for gif, webp and mp4, such as 8MB; colours, quality, then size are lowered for it.",
+        help="Largest file for gif, webp and mp4, such as 8MB: kept by fewer colours (gif, down to 64) or less "
+        "quality; where that is not enough, by a smaller picture.",
     ),
     option(
         "--metadata/--no-metadata",

@@ -48,6 +48,17 @@ class Share(click.FloatRange):
         return f"{self.min:g} to {self.max:g}"
 
 
+class Switch(click.types.BoolParamType):
+    """Yes or no, as the environment or a manifest has it, whose errors say so in words."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bool:
+        """'yes' -> True; click.BadParameter on anything else."""
+        try:
+            return bool(super().convert(value, param, ctx))
+        except click.BadParameter:
+            self.fail(f"{str(value)!r} is not possible; possible: yes or no.", param, ctx)
+
+
 def size(text: str) -> tuple[int, int]:
     """'256x192' -> (256, 192); click.BadParameter on anything else."""
     found = re.fullmatch(r"(\d{1,6})[xX](\d{1,6})", text.strip())
@@ -61,7 +72,10 @@ def byte_count(text: str) -> int:
     found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)\s*([kmg]?)(i?)b?", text.strip().lower())
     if not found or (found[3] and not found[2]):
         raise click.BadParameter(f"{text!r} is no size of a file; write a number and a unit, such as 8MB or 500kB.")
-    return int(float(found[1]) * (1024 if found[3] else 1000) ** " kmg".index(found[2] or " "))
+    count = int(float(found[1]) * (1024 if found[3] else 1000) ** " kmg".index(found[2] or " "))
+    if not RANGES["max_size"][0] <= count <= RANGES["max_size"][1]:
+        raise click.BadParameter(f"{text!r} is not possible; possible: 1kB to 1TB.")
+    return count
 
 
 def point(text: str) -> tuple[float, float]:
@@ -87,9 +101,12 @@ def seed_or_step(text: str | int) -> int | str:
     return written if written[0] in "+-" else int(written)
 
 
-def meant(word: str, known: Iterable[str]) -> str:
-    """What a misspelled word may have meant, as the end of a message: '; did you mean prompt?'; else nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1)
+def meant(word: str, known: Iterable[str], alike: float = 0.6) -> str:
+    """What a misspelled word may have meant, as the end of a message: '; did you mean prompt?'; else nothing.
+
+    `alike`: by what share it must be the same, at least.
+    """
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=alike)
     return f"; did you mean {close[0]}?" if close else ""
 
 
@@ -104,6 +121,8 @@ def prompt_text(prompt: str) -> str:
     """The prompt itself, or what stands in FILE where it is written @FILE."""
     if not prompt.startswith("@"):
         return prompt
+    if prompt == "@":
+        raise RequestError("The prompt is @ without a file; write the file's name behind it, such as @prompt.txt.")
     try:
         return " ".join(Path(prompt[1:]).read_text(encoding="utf-8").split())
     except (OSError, UnicodeDecodeError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from consisti2v_cli.commands.inputs import looks_like
 from consisti2v_cli.commands.options import (
     BOUNDED,
     FORMATS,
@@ -60,7 +62,7 @@ again_options = together(
         metavar="PATH",
         type=PATH,
         default=None,
-        default_text="the file that the recipe names, found by its content",
+        default_text="the recipe's, where it was used last, here, or beside FILE",
         help="What to make it from; - for standard input.",
     ),
 )
@@ -87,7 +89,8 @@ def redo(context: click.Context, /, file: str, input: str | None, prompt: str | 
     """Make the recipe in FILE again. What is not given stays as it was, the seed too.
 
     FILE is a clip that consisti2v made, or its recipe in a JSON file. What it was made from is looked for where it was
-    used before, beside FILE, and in the current folder; it is known by its content. The new clip is named after FILE.
+    used last, in the current folder, and beside FILE, there under any name; its content must be the same. The new clip
+    is named after FILE.
     """
     from consisti2v_cli.commands.console import Console
     from consisti2v_cli.commands.making import make_clips
@@ -115,8 +118,10 @@ def _read(file: str) -> Recipe:
     from consisti2v_cli.commands.info import carried
     from consisti2v_cli.commands.values import read_base
 
-    path = Path(file)
-    found = None if path.suffix.lower() == ".json" else carried(path)
+    found = None
+    if Path(file).suffix.lower() != ".json":
+        with suppress(RequestError):
+            found = carried(Path(file))
     return found or read_base(file)  # which says what is wrong
 
 
@@ -150,6 +155,7 @@ def _given(path: str, recipe: Recipe, console: Console) -> str:
 def _find(recipe: Recipe, file: str) -> str:
     """The recipe's input on this machine, preferably under the recipe's name. RequestError if it is not found."""
     found = [path for path in _candidates(recipe, file) if _is_source(path, recipe)]
+    found = found or [path for path in _beside(file) if recipe.input_sha256 and _is_source(path, recipe)]
     if not found:
         known = f" (sha256 {recipe.input_sha256[:12]}...)" if recipe.input_sha256 else ""
         raise RequestError(
@@ -170,6 +176,12 @@ def _candidates(recipe: Recipe, file: str) -> Iterator[Path]:
     remembered = find_source(recipe.input_sha256) if recipe.input_sha256 else None
     if remembered:
         yield remembered
+
+
+def _beside(file: str) -> Iterator[Path]:
+    """The images and films in the folder of a clip: its input may have another name by now."""
+    with suppress(OSError):
+        yield from (path for path in sorted(Path(file).parent.iterdir()) if looks_like(path.name) and path.is_file())
 
 
 def _is_source(path: str | Path, recipe: Recipe) -> bool:

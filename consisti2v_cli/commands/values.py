@@ -111,18 +111,27 @@ def check_bounded(formats: list[str], max_size: int | None) -> None:
         raise RequestError(f"--max-size cannot bound {', '.join(others)}; possible: {', '.join(BOUNDED)}.")
 
 
-def read_base(file: str) -> Recipe:
-    """The recipe in a clip, or in a file of JSON. RequestError where there is none."""
-    path = Path(file)
-    if path.suffix.lower() == ".json":
-        try:
-            return from_json(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            raise RequestError(f"The recipe {file} cannot be read: {reason}.") from None
+def read_base(file: str, **otherwise: Any) -> Recipe:
+    """The recipe in a clip, or in a file of JSON.
+
+    Args:
+        file: its path.
+        otherwise: fields that it may lack. A prompt may be given elsewhere, and is checked later.
+
+    Raises:
+        RequestError: there is none, or one that cannot be read.
+    """
     from consisti2v_cli.media.metadata import read_recipe
 
-    text = read_recipe(path)
+    path = Path(file)
+    try:
+        text = path.read_text(encoding="utf-8") if path.suffix.lower() == ".json" else read_recipe(path)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise RequestError(f"The recipe {file} cannot be read: {reason}.") from None
     if text is None:
         raise RequestError(f"{file} carries no recipe: it was not made by consisti2v, or with --no-metadata.")
-    return from_json(text)
+    try:
+        return from_json(text, prompt="", **otherwise)
+    except RequestError as error:
+        raise RequestError(f"{file}: {error}") from None

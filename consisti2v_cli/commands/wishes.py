@@ -38,8 +38,12 @@ class Wish:
         from consisti2v_cli.commands import explain
 
         message = printable(" ".join(explain(error)[0].removeprefix("Error: ").splitlines()))
-        name = self.where or self.input.shown
-        return message if name in message else f"{name}: {message}"
+        name, bare = self.where or self.input.shown, self.input.name
+        if name in message:
+            return message
+        if bare and name.endswith(os.sep + bare) and message.startswith(bare):
+            return name + message.removeprefix(bare)
+        return f"{name}: {message}"
 
 
 @dataclass(frozen=True)
@@ -56,10 +60,11 @@ class Request:
     @classmethod
     def of(cls, command: str, options: Mapping[str, Any], asked: set[str], base: Recipe | None) -> Request:
         """From a command's parameters. RequestError for an impossible output or an unreadable --recipe."""
+        drawn = secrets.randbelow(2**32)
         if base is None and options.get("recipe"):
-            base = read_base(options["recipe"])
-        any_seed = options["seed"] is None and base is None
-        settled = {**options, "seed": secrets.randbelow(2**32)} if any_seed else options
+            base = read_base(options["recipe"], seed=drawn)  # which may be a few settings, written by hand
+        any_seed = options["seed"] is None and (base is None or base.seed == drawn)
+        settled = {**options, "seed": drawn} if any_seed else options
         written = {name: options[name] for name in ("overwrite", "metadata")}
         return cls(
             command, settled, frozenset(asked), base, Outputs(options["output"], options["format"], **written), any_seed

@@ -15,6 +15,8 @@ from .writers import WRITERS, Options, gif_colours
 
 LOWEST = {"gif": 57, "webp": 30, "mp4": 35}  # below that quality a smaller picture looks better; a GIF has 64 colours
 
+SMALL = 1 / 2  # of the sides: below that a person is warned
+
 _SHARES = (7 / 8, 3 / 4, 5 / 8, 1 / 2, 3 / 8, 1 / 4, 3 / 16, 1 / 8)  # of the sides
 _SHORTEST = 16  # pixels; no side gets shorter than that
 _STEP = 5  # of quality, from one encoding to the next better one
@@ -58,7 +60,8 @@ def write_within(limit: int, path: Path, footage: Footage, options: Options, for
     size = trial.size
     above = range(best - _STEP * (size == full), trial.quality, -_STEP)
     _first(above, lambda quality: trial.fits(size, quality))
-    return f"{name}: {trial.kept} to stay under {spell_bytes(limit)}"
+    warning = "Warning: " if size[0] < full[0] * SMALL else ""
+    return f"{warning}{name}: {trial.kept} to stay under {spell_bytes(limit)}"
 
 
 def spell_bytes(count: int) -> str:
@@ -91,11 +94,11 @@ class _Trial:
         return True
 
     def _spell(self, size: Size, quality: int) -> str:
-        """Quality, and the size where it is another than the film's: 64 colours and 192x144 pixels."""
+        """Quality, and the size where it is another than the film's: 64 colours and 192x144 pixels of 256x192."""
         words = f"{gif_colours(quality)} colours" if self.format == "gif" else f"quality {quality}"
         if size == (self.footage.width, self.footage.height):
             return words
-        return f"{words} and {size[0]}x{size[1]} pixels"
+        return f"{words} and {size[0]}x{size[1]} pixels of {self.footage.width}x{self.footage.height}"
 
 
 def _smaller(full: Size, *, even: bool) -> list[Size]:

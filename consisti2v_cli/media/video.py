@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -110,7 +111,7 @@ def stream_video(
     Raises:
         RequestError: a format that is a folder.
         BrokenPipeError: nobody reads the stream any more.
-        ConsistI2VError: as in `write_video`.
+        ConsistI2VError: as in `write_video`, or the stream cannot be written.
     """
     if format.lower() in FOLDERS:
         raise RequestError(f"{format} is a folder of frames, no stream; possible: {', '.join(STREAMABLE)}.")
@@ -127,12 +128,22 @@ def stream_video(
                 on_notice=on_notice,
             )
             with path.open("rb") as film:
-                shutil.copyfileobj(film, stream)
-                stream.flush()
+                _send(film, stream)
     except BrokenPipeError:
         raise
     except OSError as error:
         raise ConsistI2VError(f"The film cannot be written to {tempfile.gettempdir()}: {error.strerror}.") from error
+
+
+def _send(film: IO[bytes], stream: IO[bytes]) -> None:
+    try:
+        shutil.copyfileobj(film, stream)
+        stream.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        name = "standard output" if stream is getattr(sys.stdout, "buffer", None) else "the stream"
+        raise ConsistI2VError(f"{name} cannot be written: {error.strerror or error}.") from error
 
 
 def _check(path: Path, format: str, quality: int, max_bytes: int | None) -> None:

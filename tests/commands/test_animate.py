@@ -200,7 +200,7 @@ def test_a_dry_run_says_what_it_takes_and_makes_nothing(small, call, boat, tiny_
     assert all(line["memory_bytes"] > 100_000 for line in lines)
     assert "Seed:" in planned.stderr
     planned = call("animate", boat, "moves left", "--model", tiny_model, "--dry-run", "--seed", "5")
-    for part in ('boat.jpg -> boat.mp4: "moves left"', "80x48", "4 frames", "2 steps", "seed 5", "MiB"):
+    for part in ('boat.jpg -> boat.mp4: "moves left"', "80x48", "4 frames", "2 steps", "seed 5", " MB of memory"):
         assert part in planned.stdout
     planned = call("animate", boat, "very " * 20, "--model", tiny_model, "--dry-run", "-o", "-")
     assert f'boat.jpg -> standard output: "{("very " * 20)[:57]}...", 80x48' in planned.stdout
@@ -243,6 +243,7 @@ WRONG = [
     (["--output", "-", "--format", "png"], "folder"),
     (["--output", "/dev/full"], "/dev/full is a device"),
     (["--max-size", "8MB", "--format", "webm"], "gif, webp, mp4"),
+    (["--max-size", "0"], "'0' is not possible; possible: 1kB to 1TB."),
     (["--shard", "0/2"], "--shard is '0/2'"),
     (["--shard", "3/2"], "1/N to N/N"),
     (["--shard", "half"], "--shard"),
@@ -267,6 +268,7 @@ def test_wrong_options(call, boat, tiny_model, options, message):
         (["boat.jpg", " "], "prompt is empty"),
         (["boat.jpg", "boat.jpg"], "last argument"),
         (["boat.jpg", "@nowhere.txt"], "nowhere.txt"),
+        (["boat.jpg", "@"], "The prompt is @ without a file"),
         (["nowhere.jpg", "moves left"], "nowhere.jpg"),
         (["broken.jpg", "moves left"], "broken.jpg"),
         (["half.jpg", "moves left"], "half.jpg"),

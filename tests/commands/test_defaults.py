@@ -172,4 +172,19 @@ def test_switches_and_formats_from_the_environment(run, boat, tiny_model):
     assert plan["recipe"]["frameinit"] is False
     wrong = run("animate", boat, "moves left", env={"CONSISTI2V_ANIMATE_NO_METADATA": "perhaps"})
     assert wrong.returncode == 2
-    assert "metadata" in wrong.stderr
+    assert "'--metadata': 'perhaps' is not possible; possible: yes or no." in wrong.stderr
+    wrong = run("animate", boat, "moves left", env={"CONSISTI2V_ANIMATE_QUIET": "perhaps"})
+    assert "'perhaps' is not possible; possible: yes or no. It comes from the environment." in wrong.stderr
+
+
+def test_recipes_may_lack_prompt_and_seed_and_their_errors_name_the_file(plan, run, boat, tmp_path):
+    (tmp_path / "recipe.json").write_text('{"steps": 34}')
+    found = plan("--recipe", "recipe.json")
+    assert (found["prompt"], found["steps"]) == ("moves left", 34)
+    shown = run("animate", boat, "moves left", "--recipe", "recipe.json", "--dry-run")
+    assert shown.stderr.startswith("Seed: ")
+    for text in ('{"stpes": 3}', "{", '{"seed": "x"}'):
+        (tmp_path / "recipe.json").write_text(text)
+        shown = run("animate", boat, "moves left", "--recipe", "recipe.json", "--dry-run")
+        assert shown.returncode == 2
+        assert shown.stderr.startswith("Error: recipe.json: ")

@@ -79,6 +79,17 @@ def test_for_a_person(run, config):
     assert all(line.startswith("Warning: ") for line in shown.stderr.splitlines())
 
 
+def test_a_misspelled_variable(call, monkeypatch):
+    monkeypatch.setenv("CONSISTI2V_ANIMATE_STPES", "7")
+    monkeypatch.setenv("CONSISTI2V_PAN_NO_LAYOUT_ONLY", "1")
+    monkeypatch.setenv("CONSISTI2V_QUUX", "1")
+    warnings = [line for line in call("doctor").stderr.splitlines() if "CONSISTI2V_" in line]
+    assert warnings == [
+        "Warning: The variable CONSISTI2V_ANIMATE_STPES is read by no command; did you mean CONSISTI2V_ANIMATE_STEPS?",
+        "Warning: The variable CONSISTI2V_QUUX is read by no command.",
+    ]
+
+
 def test_the_released_model_is_chosen_where_it_is(run, cached):
     cached("TIGER-Lab/ConsistI2V")
     told = json.loads(run("doctor", "--json", "-q").stdout)

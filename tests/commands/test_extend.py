@@ -169,6 +169,19 @@ def test_nothing_goes_on_with_the_last_clip(extend, make, tmp_path):
     assert (gone.returncode, "stops.mp4, is gone" in gone.stderr) == (2, True)
 
 
+def test_what_is_not_taken_over_from_a_clip_is_said(make, extend, call, tiny_model):
+    other = ["--guidance", "4", "--motion", "5", "--negative", "blur"]
+    assert make("animate", "boat.jpg", "moves left", *other, "-q").returncode == 0
+    plan = ["--dry-run", "--chunks", "1"]
+    (said,) = [line for line in extend("boat.mp4", *plan).stderr.splitlines() if "was made with" in line]
+    assert said.startswith("boat.mp4 was made with negative blur (now empty), motion 5 (now ")
+    assert ", guidance 4.0 (now " in said
+    assert said.endswith("; --recipe boat.mp4 takes that over.")
+    assert "steps" not in said  # asked for
+    for arguments in (["--recipe", "boat.mp4"], other):
+        assert "was made with" not in extend("boat.mp4", *plan, *arguments).stderr
+
+
 def test_source_and_prompt_are_told_apart(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("the boat").touch()

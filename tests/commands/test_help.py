@@ -53,6 +53,21 @@ def test_no_command_at_all_shows_help_and_is_a_wrong_request(run):
     assert shown.stdout == ""
 
 
+def test_a_misspelled_command(run):
+    shown = run("animite", "boat.jpg", "x")
+    assert (shown.returncode, shown.stdout) == (2, "")
+    assert shown.stderr.splitlines()[0] == "Error: No such command 'animite'; did you mean animate?"
+    assert run("fly").stderr.splitlines()[0] == "Error: No such command 'fly'."
+
+
+def test_a_file_that_looks_like_an_option(run, tmp_path):
+    (tmp_path / "-dash.jpg").touch()
+    shown = run("pan", "-dash.jpg", "--layout-only")
+    assert shown.returncode == 2
+    assert shown.stderr == "Error: -dash.jpg is read as an option; write ./-dash.jpg for the file of that name.\n"
+    assert "No such option" in run("pan", "-xyz.jpg", "--layout-only").stderr
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)])
 def test_help_imports_nothing_heavy(arguments, environment, tmp_path):
     shown = subprocess.run(

@@ -225,6 +225,13 @@ def test_the_input_beside_the_file(remade, film, boat, tmp_path):
     assert remade(film()).input_name == "boat.jpg"
 
 
+def test_the_input_beside_the_file_with_another_name(remade, film, boat, tmp_path, recipe):
+    (tmp_path / "place" / "boat.jpg").unlink()
+    shutil.copy(boat, tmp_path / "renamed.jpg")
+    again = remade(film())
+    assert (again.input_name, again.input_sha256) == ("renamed.jpg", recipe.input_sha256)
+
+
 def test_another_file_of_that_name_is_not_taken(redo, film, photo, tmp_path, recipe):
     photo("boat.jpg").rename(tmp_path / "place" / "boat.jpg")
     code, out, err = redo(film(), "--dry-run")

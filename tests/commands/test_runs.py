@@ -47,6 +47,22 @@ def files(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def test_a_bad_image_of_a_folder_is_named_once(call, photos):
+    """Be it found before all clips, or before its own."""
+    (photos / "a.png").write_bytes((photos / "a.png").read_bytes()[:300])
+    for arguments in (["--dry-run"], []):
+        shown = call("pan", "photos", "--layout-only", "-q", "-o", "out/", *arguments)
+        assert shown.returncode == 1
+        assert shown.stderr.startswith("Error: photos/a.png cannot be read: ")
+
+
+def test_clips_of_one_name_are_said_to_be_numbered(call, photos):
+    layout = ["pan", "photos", "--layout-only", "--dry-run", "-o"]
+    numbered = call(*layout, "clips").stderr
+    assert numbered.startswith("4 clips, and -o names one file: they are numbered, clips.mp4, clips-2.mp4, ...; write ")
+    assert "numbered" not in call(*layout, "clips/").stderr
+
+
 def test_a_folder_is_made_with_one_model_and_numbered_labels(make, tmp_path):
     made = make("--seed", 7)
     assert made.returncode == 0
@@ -209,7 +225,7 @@ def test_a_dry_run_plans_what_is_not_made_yet(make, tmp_path):
 
 def test_a_dry_run_warns_of_too_much_memory(make, photos):
     planned = make("--dry-run", "--size", "4096x4096", "--frames", "1024", "--attention", "math")
-    assert "GiB of memory, and cpu has" in planned.stderr
+    assert "GB of memory, and cpu has" in planned.stderr
     assert "memory, and" not in make("--dry-run").stderr
 
 

@@ -169,11 +169,14 @@ def test_no_standard_output_at_all(shell, tmp_path):
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="the system has no /dev/full")
-def test_standard_output_on_a_full_disk(shell):
+def test_standard_output_on_a_full_disk(shell, tmp_path):
     shown = shell("$pan -o out/ -q > /dev/full; echo $?")
     assert shown.stdout == "1\n"
-    assert "No space left on device" in shown.stderr
-    assert "Traceback" not in shown.stderr
+    assert "a.png: standard output cannot be written: No space left on device." in shown.stderr
+    for name in "bc":
+        (tmp_path / "photos" / f"{name}.png").unlink()
+    shown = shell("$pan -o - -q > /dev/full")
+    assert shown.stderr == "Error: standard output cannot be written: No space left on device.\n"
 
 
 def test_paths_are_written_as_they_are_whatever_the_encoding(run, boat, tmp_path):

@@ -13,8 +13,8 @@ from consisti2v_cli.media.video import read_frames, write_video
 BOUNDED = ("gif", "webp", "mp4")
 A_PASS = {"gif": 2, "webp": 1, "mp4": 1}  # how often the frames are gone through for one encoding
 NOTICE = re.compile(
-    r"clip\.(gif|webp|mp4): ((?P<colours>\d+) colours|quality (?P<quality>\d+))"
-    r"( and (?P<width>\d+)x(?P<height>\d+) pixels)? to stay under (?P<limit>[\d.]+ (kB|MB))"
+    r"(?P<warning>Warning: )?clip\.(gif|webp|mp4): ((?P<colours>\d+) colours|quality (?P<quality>\d+))"
+    r"( and (?P<width>\d+)x(?P<height>\d+) pixels of \d+x\d+)? to stay under (?P<limit>[\d.]+ (kB|MB))"
 )
 
 
@@ -42,6 +42,7 @@ def test_a_limit_is_kept_and_used(tmp_path, clip, format, share, encoded):
     height, width, _ = next(read_frames(path)).shape
     assert (width, height) == ((int(said["width"]), int(said["height"])) if said["width"] else (160, 120))
     assert width / height == pytest.approx(160 / 120, rel=0.04)
+    assert bool(said["warning"]) is (width < 80)
     assert int(said["quality"] or 1) < 100
     if format == "mp4":
         assert width % 2 == height % 2 == 0
