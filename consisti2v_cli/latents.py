@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -72,26 +72,6 @@ def decode_frames(model: Model, latents: Tensor) -> Iterator[NDArray[np.uint8]]:
             raise ConsistI2VError(f"The decoder gave numbers that are not finite for frame {number}.")
         levels = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         yield levels.permute(1, 2, 0).cpu().numpy()
-
-
-class Border:
-    """The network in its own precision behind a border of float32: the sampler adds up small steps."""
-
-    def __init__(self, model: Model) -> None:
-        self.unet = model.unet
-        self.dtype = model.dtype
-
-    def __call__(
-        self, latents: Tensor, timestep: Any, text: Any, /, *, first_frame: Tensor, frame_stride: Any
-    ) -> Tensor:
-        predicted: Tensor = self.unet(
-            latents.to(self.dtype), timestep, text, first_frame=first_frame.to(self.dtype), frame_stride=frame_stride
-        )
-        return predicted.float()
-
-    def project_text(self, text: Tensor) -> Any:
-        """The text condition, prepared once for all steps."""
-        return self.unet.project_text(text)
 
 
 def _latent_scale(model: Model) -> tuple[float, float]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from consisti2v_cli.clip import Clip
+from consisti2v_cli.denoiser import ClipDenoiser
 from consisti2v_cli.diffusion import (
     Guidance,
     alphas_cumprod,
@@ -25,7 +26,6 @@ from consisti2v_cli.diffusion import (
 )
 from consisti2v_cli.errors import ConsistI2VError, RequestError, lacks_memory
 from consisti2v_cli.latents import (
-    Border,
     OnNotice,
     decode_frames,
     encode_picture,
@@ -174,7 +174,7 @@ def denoise(
     noise = _initial_noise(recipe, z1 if layout is None else layout, model, generator)
     on_event(STEPS, 0, recipe.steps)
     latents = sample(
-        Border(model),
+        ClipDenoiser(model, recipe.reuse),
         noise.to(model.device),
         z1.to(model.device),
         *texts,
@@ -182,6 +182,7 @@ def denoise(
         guidance=recipe.guidance,
         image_guidance=recipe.image_guidance,
         guidance_rescale=recipe.guidance_rescale,
+        guidance_interval=(recipe.guidance_begin, recipe.guidance_end),
         frame_stride=recipe.motion,
         scheduler=make_scheduler(recipe.sampler, model.scheduler_config),
         generator=generator,

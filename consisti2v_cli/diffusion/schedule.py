@@ -42,22 +42,22 @@ def make_scheduler(name: str, config: Mapping[str, Any] | None = None) -> Schedu
     return SAMPLERS[name](RELEASED_SCHEDULE | given)
 
 
-def set_steps(scheduler: SchedulerMixin, steps: int, device: torch.device) -> None:
-    """Choose the timesteps that a scheduler visits.
+def set_steps(scheduler: SchedulerMixin, steps: int) -> None:
+    """Choose the timesteps that a scheduler visits; they stay on the CPU, with the scheduler's other numbers.
 
     As diffusers does, but for one thing: leading spacing of the multistep solvers. There diffusers rounds the distance
     of two timesteps down to a whole number, so that 500 steps would begin at 501, where much of the clip should be
     there already, and 334 at 669. Here the timesteps themselves are rounded: they begin near the end of the schedule
     for any count.
     """
-    scheduler.set_timesteps(steps, device=device)
+    scheduler.set_timesteps(steps)
     config = scheduler.config
     if config.timestep_spacing != "leading" or "solver_order" not in config:
         return
     behind = torch.arange(steps, 0, -1, dtype=torch.float64)  # how many steps are left, with the one to clean
     timesteps = (behind * config.num_train_timesteps / (steps + 1)).round().long() + config.steps_offset
     alphas = scheduler.alphas_cumprod[timesteps]
-    scheduler.timesteps = timesteps.to(device)
+    scheduler.timesteps = timesteps
     scheduler.sigmas = torch.cat([((1 - alphas) / alphas).sqrt(), scheduler.sigmas[-1:]])
 
 

@@ -2,6 +2,6 @@
 
 from .attention import BACKENDS, rotary_frequencies
 from .config import UNetConfig
-from .unet import VideoUNet, unused_tensor
+from .unet import DeepFeatures, VideoUNet, unused_tensor
 
-__all__ = ["BACKENDS", "UNetConfig", "VideoUNet", "rotary_frequencies", "unused_tensor"]
+__all__ = ["BACKENDS", "DeepFeatures", "UNetConfig", "VideoUNet", "rotary_frequencies", "unused_tensor"]

@@ -114,7 +114,8 @@ class CrossAttention(Attention):
         """`b f n c` -> `branches f n c`: all tokens of a video share one set of keys and values in each branch."""
         key, value = text[self.index]
         query = self.positioned(self.to_q(self.placed(x))).flatten(1, 2)
-        return self.attend(for_branches(query, key.shape[0]), key, value).unflatten(1, x.shape[1:3])
+        out: Tensor = self.attend(for_branches(query, key.shape[0]), key, value)
+        return out.unflatten(1, x.shape[1:3])
 
     def placed(self, x: Tensor) -> Tensor:
         """Positions that are added to the tokens: none in space."""

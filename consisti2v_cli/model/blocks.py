@@ -40,7 +40,8 @@ class FrameConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         images = x.flatten(0, 1).permute(0, 3, 1, 2)  # (b f) c h w
-        return super().forward(images).permute(0, 2, 3, 1).unflatten(0, x.shape[:2])
+        out: Tensor = super().forward(images).permute(0, 2, 3, 1)
+        return out.unflatten(0, x.shape[:2])
 
 
 class TemporalConv3d(nn.Conv3d):

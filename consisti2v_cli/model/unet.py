@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -61,11 +62,16 @@ class DownLevel(Level):
 
     def forward(self, x: Tensor, emb: Tensor, text: TextKeysValues) -> list[Tensor]:
         """The output of each layer and of the downsampler: skips, the last of which goes on."""
-        outputs = [x]
-        for i in range(len(self.resnets)):
-            outputs.append(self.layer(i, outputs[-1], emb, text))
+        outputs = self.first_layers(len(self.resnets), x, emb, text)
         for downsample in self.downsamplers:
             outputs.append(downsample(outputs[-1]))
+        return outputs
+
+    def first_layers(self, count: int, x: Tensor, emb: Tensor, text: TextKeysValues) -> list[Tensor]:
+        """The outputs of the first layers."""
+        outputs = [x]
+        for i in range(count):
+            outputs.append(self.layer(i, outputs[-1], emb, text))
         return outputs[1:]
 
 
@@ -95,10 +101,14 @@ class UpLevel(Level):
     def forward(self, x: Tensor, skips: list[Tensor], emb: Tensor, text: TextKeysValues) -> Tensor:
         """Takes its skips off the end of the list."""
         for i in range(len(self.resnets)):
-            x = self.layer(i, torch.cat([x, for_branches(skips.pop(), x.shape[0])], dim=-1), emb, text)
+            x = self.joined(i, x, skips.pop(), emb, text)
         for upsample in self.upsamplers:
             x = upsample(x, skips[-1].shape[2:4])
         return x
+
+    def joined(self, i: int, x: Tensor, skip: Tensor, emb: Tensor, text: TextKeysValues) -> Tensor:
+        """Layer `i` of a feature map and its skip."""
+        return self.layer(i, torch.cat([x, for_branches(skip, x.shape[0])], dim=-1), emb, text)
 
 
 class Downsample(nn.Module):
@@ -140,11 +150,25 @@ class Embedding(nn.Module):
         return self.linear_2(F.silu(self.linear_1(wave)))  # type: ignore[no-any-return]
 
 
+@dataclass
+class DeepFeatures:
+    """What the deep layers gave at an earlier step. They change slowly from step to step, so that steps in between may
+    compute the shallow layers alone (after Ma et al., "DeepCache"; not in the paper).
+    """
+
+    layers: int = 2  # of the last level that every step computes, at least 1; of the first level, one less
+    kept: Tensor | None = (
+        None  # what goes into the first of them; None: the next pass computes everything, and keeps it
+    )
+
+
 class VideoUNet(nn.Module):
     """Predicts the noise of frames 2..f from their noisy latents, the clean first frame, and the text.
 
     Module names are the released checkpoint's, so its tensors load as they are (see `unused_tensor`).
     """
+
+    shares_branches = True  # of guidance: one batch of latents will do for several texts
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
@@ -182,6 +206,7 @@ class VideoUNet(nn.Module):
         *,
         first_frame: Tensor,
         frame_stride: int | Tensor = 3,
+        deep: DeepFeatures | None = None,
     ) -> Tensor:
         """Predict the noise (or whatever the checkpoint was trained to predict) of frames 2..f.
 
@@ -195,6 +220,7 @@ class VideoUNet(nn.Module):
                 `branches*b tokens width`; or `project_text` of it, made once a clip.
             first_frame: the clean latent of the first frame, `b c 1 h w`.
             frame_stride: how much happens between frames, 1..5, one value or one a video.
+            deep: of an earlier step of the same clip and branches, to be used again; or empty, to be filled.
 
         Returns:
             `b c f-1 h w`; of several branches `branches*b c f-1 h w`.
@@ -202,14 +228,31 @@ class VideoUNet(nn.Module):
         keys_values = self.project_text(text) if isinstance(text, Tensor) else text
         emb = self._embed(latents, timestep, frame_stride)
         x = self.conv_in(torch.cat([first_frame, latents], dim=2).permute(0, 2, 3, 4, 1).contiguous())  # b f h w c
-        skips = [x]
-        for level in self.down_blocks:
-            skips += level(skips[-1], emb, keys_values)
-        x = self.mid_block(skips[-1], emb, keys_values)
-        for level in self.up_blocks:
-            x = level(x, skips, emb, keys_values)
+        x = self._levels(x, emb, keys_values, deep)
         noise: Tensor = self.conv_out(F.silu(self.conv_norm_out(x[:, 1:])))
         return noise.permute(0, 4, 1, 2, 3)
+
+    def _levels(self, x: Tensor, emb: Tensor, text: TextKeysValues, deep: DeepFeatures | None) -> Tensor:
+        """Down, through the middle and up; of deep levels what is kept, if there is any."""
+        *above, last = self.up_blocks
+        cut = len(last.resnets) - (deep.layers if deep else 0)  # layers before it are deep
+        skips = [x]
+        if deep is None or deep.kept is None:
+            for level in self.down_blocks:
+                skips += level(skips[-1], emb, text)
+            x = self.mid_block(skips[-1], emb, text)
+            for level in above:
+                x = level(x, skips, emb, text)
+            for i in range(cut):
+                x = last.joined(i, x, skips.pop(), emb, text)
+        else:
+            skips += self.down_blocks[0].first_layers(deep.layers - 1, x, emb, text)
+            x = deep.kept
+        if deep is not None:
+            deep.kept = x
+        for i in range(cut, len(last.resnets)):
+            x = last.joined(i, x, skips.pop(), emb, text)
+        return x
 
     def project_text(self, text: Tensor) -> TextKeysValues:
         """The text's keys and values in every cross-attention: they depend on neither step, frame nor position."""
