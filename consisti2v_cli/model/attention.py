@@ -115,7 +115,7 @@ class CrossAttention(Attention):
         key, value = text[self.index]
         query = self.positioned(self.to_q(self.placed(x))).flatten(1, 2)
         out: Tensor = self.attend(for_branches(query, key.shape[0]), key, value)
-        return out.unflatten(1, x.shape[1:3])
+        return out.unflatten(1, x.shape[1:3])  # type: ignore[no-any-return]
 
     def placed(self, x: Tensor) -> Tensor:
         """Positions that are added to the tokens: none in space."""

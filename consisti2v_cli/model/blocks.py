@@ -41,7 +41,7 @@ class FrameConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         images = x.flatten(0, 1).permute(0, 3, 1, 2)  # (b f) c h w
         out: Tensor = super().forward(images).permute(0, 2, 3, 1)
-        return out.unflatten(0, x.shape[:2])
+        return out.unflatten(0, x.shape[:2])  # type: ignore[no-any-return]
 
 
 class TemporalConv3d(nn.Conv3d):

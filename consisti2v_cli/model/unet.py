@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -157,9 +158,7 @@ class DeepFeatures:
     """
 
     layers: int = 2  # of the last level that every step computes, at least 1; of the first level, one less
-    kept: Tensor | None = (
-        None  # what goes into the first of them; None: the next pass computes everything, and keeps it
-    )
+    kept: Tensor | None = None  # what goes into the first of them; None: the next pass computes all, and keeps it
 
 
 class VideoUNet(nn.Module):
@@ -234,19 +233,20 @@ class VideoUNet(nn.Module):
 
     def _levels(self, x: Tensor, emb: Tensor, text: TextKeysValues, deep: DeepFeatures | None) -> Tensor:
         """Down, through the middle and up; of deep levels what is kept, if there is any."""
-        *above, last = self.up_blocks
+        first: Any = self.down_blocks[0]
+        last: Any = self.up_blocks[-1]
         cut = len(last.resnets) - (deep.layers if deep else 0)  # layers before it are deep
         skips = [x]
         if deep is None or deep.kept is None:
             for level in self.down_blocks:
                 skips += level(skips[-1], emb, text)
             x = self.mid_block(skips[-1], emb, text)
-            for level in above:
+            for level in self.up_blocks[:-1]:
                 x = level(x, skips, emb, text)
             for i in range(cut):
                 x = last.joined(i, x, skips.pop(), emb, text)
         else:
-            skips += self.down_blocks[0].first_layers(deep.layers - 1, x, emb, text)
+            skips += first.first_layers(deep.layers - 1, x, emb, text)
             x = deep.kept
         if deep is not None:
             deep.kept = x
