@@ -33,6 +33,7 @@ class Console:
         self.quiet = quiet
         self.verbosity = verbosity
         self.rich = RichConsole(stderr=True)  # of the bars
+        self.said = 0  # how often something was written to the terminal that stays there
         self._bars: Progress | None = None  # those on the screen
         if verbosity < 2:
             _hush_libraries()
@@ -123,7 +124,9 @@ class Console:
     @contextmanager
     def _bars_away(self, stream: TextIO | None) -> Iterator[None]:
         """Take the bars off the screen while a line is written to it."""
-        if self._bars is None or stream is None or not stream.isatty():
+        in_sight = stream is not None and stream.isatty()
+        self.said += in_sight
+        if self._bars is None or not in_sight:
             yield
             return
         self._bars.stop()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console as RichConsole
 from rich.console import ConsoleOptions, RenderResult
+from rich.control import Control
 from rich.segment import ControlType, Segment
 
 from consisti2v_cli.errors import RequestError
@@ -65,14 +66,21 @@ def make_preview(console: Console) -> Preview | None:
     if not in_terminal() or rich.is_dumb_terminal or rich.no_color or rich.color_system is None:
         console.notice("Previews need a terminal that shows colours; the clip is made without.")
         return None
-    return None if console.quiet else Preview(ask_terminal())
+    return None if console.quiet else Preview(ask_terminal(), console)
 
 
 class Preview:
-    """Shows strips of a few frames of a clip, above the progress bar."""
+    """Shows strips of a few frames of a clip above the progress bar, in half cells each in the place of the last."""
 
-    def __init__(self, terminal: Terminal) -> None:
+    def __init__(self, terminal: Terminal, words: Console | None = None) -> None:
+        """
+        Args:
+            terminal: where they are shown.
+            words: what else writes to it. What was written behind a picture, that stays.
+        """
         self.terminal = terminal
+        self.words = words
+        self._last: tuple[object, ...] | None = None  # where the last one stands
         with _stdout(io.StringIO()):  # at its import, textual-image asks a terminal at stdout, and reads from stdin
             from textual_image import renderable
         kinds = {HALF_CELLS: renderable.HalfcellImage, SIXEL: renderable.SixelImage, KITTY: renderable.TGPImage}
@@ -109,7 +117,11 @@ class Preview:
 
         picture = Image.fromarray(strip(frames))
         columns, rows = self._cells(picture.width / picture.height, console)
-        console.print(_Picture(self.image(picture, columns, rows)), "")
+        place = (rows, console.size, self.words and self.words.said)
+        is_in_reach = self.terminal.graphics == HALF_CELLS and place == self._last
+        self._last = place
+        back = Control(ControlType.CARRIAGE_RETURN, (ControlType.CURSOR_UP, rows + 1)) if is_in_reach else Control()
+        console.print(back, _Picture(self.image(picture, columns, rows)), "")
 
     def _cells(self, aspect: float, console: RichConsole) -> tuple[int, int]:
         """The columns and rows that a picture takes: as many as fit."""

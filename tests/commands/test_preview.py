@@ -139,7 +139,8 @@ def test_half_cells_above_the_bar_where_a_terminal_has_no_graphics():
     shown = in_terminal(XTERM, stdin="photo")
     assert shown.stdout == "boat.mp4 photo\n"  # stdin and stdout were left alone
     pictures = [number for number, line in enumerate(shown.lines) if line.startswith("▀")]
-    assert len(pictures) == 3 * 10
+    assert len(pictures) == 10  # each of the three took the place of the one before
+    assert shown.raw.count("▀".encode()) == 3 * shown.raw.decode().split("\x1b[11A")[-1].count("▀")
     assert "bar ends" in shown.lines[pictures[-1] + 2]
     assert not any("boat.jpg" in line for line in shown.lines)  # the bar went away, all of it
     assert b"\x1b[38;2;250;120;10;48;2;250;120;10m" in shown.raw.replace(b"m\x1b[48", b";48")
@@ -159,8 +160,17 @@ def test_stdout_may_be_the_terminal_too(answers, sign):
 def test_a_silent_terminal_is_not_waited_for_long():
     shown = in_terminal(SILENT)
     assert shown.stdout == "boat.mp4 \n"
-    assert sum(line.startswith("▀") for line in shown.lines) == 30
+    assert sum(line.startswith("▀") for line in shown.lines) == 10
     assert shown.raw.count(KIND) == 1
+
+
+def test_what_was_said_since_the_last_picture_stays():
+    script = SCRIPT.format(controlling=True, patience=20).replace(
+        "if show: show(frames)", "show(frames); done == 2 and console.notice('said')"
+    )
+    shown = in_terminal(XTERM, script=script)
+    kinds = ["picture" if line.startswith("▀") else line for line in shown.lines if line.strip()]
+    assert kinds == [*["picture"] * 10, "said", *["picture"] * 10, "bar ends"]
 
 
 def test_sixels_where_the_terminal_has_them():
@@ -202,14 +212,14 @@ def test_sixels_win_over_kitty():
 
 @pytest.mark.parametrize(("rows", "height"), [(10, 6), (3, 1)])
 def test_pictures_leave_room_for_the_bar_in_low_terminals(rows, height):
-    assert sum(line.startswith("▀") for line in in_terminal(XTERM, rows=rows).lines) == 3 * height
+    assert sum(line.startswith("▀") for line in in_terminal(XTERM, rows=rows).lines) == height
 
 
 def test_tmux_is_not_asked_for_kitty():
     """It would take the question for a title."""
     shown = in_terminal(XTERM, env={"TMUX": "/tmp/tmux-0/default,1,0", "TERM": "tmux-256color"})
     assert b"\x1b_" not in shown.raw
-    assert sum(line.startswith("▀") for line in shown.lines) == 30
+    assert sum(line.startswith("▀") for line in shown.lines) == 10
 
 
 def test_a_job_in_the_background_is_not_stopped():
@@ -221,13 +231,13 @@ def test_a_job_in_the_background_is_not_stopped():
     )
     shown = in_terminal(FOOT, script=starter)
     assert KIND not in shown.raw
-    assert sum(line.startswith("▀") for line in shown.lines) == 30
+    assert sum(line.startswith("▀") for line in shown.lines) == 10
 
 
 def test_a_terminal_that_is_not_ours_is_not_asked():
     shown = in_terminal(FOOT, script=SCRIPT.format(controlling=False, patience=20))
     assert KIND not in shown.raw
-    assert sum(line.startswith("▀") for line in shown.lines) == 30
+    assert sum(line.startswith("▀") for line in shown.lines) == 10
 
 
 @pytest.mark.parametrize("env", [{"TERM": "dumb"}, {"NO_COLOR": "1"}])
