@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from consisti2v_cli.commands.parsing import (
     PATH,
+    Option,
     Share,
-    Switch,
     Whole,
     byte_count,
     complete_models,
@@ -28,45 +26,8 @@ FORMATS = ("mp4", "gif", "webm", "webp", "mov", "png")
 BOUNDED = ("gif", "webp", "mp4")  # the formats whose files --max-size can bound
 DEFAULTS = {entry.name: entry.default for entry in fields(Recipe)}
 
-_WHERE = {ParameterSource.ENVIRONMENT: "the environment", ParameterSource.DEFAULT_MAP: "the configuration"}
-
 Decorated = Callable[..., Any]
 Decorator = Callable[[Decorated], Decorated]
-
-
-class Option(click.Option):
-    """An option whose `--no-...` form, where it has one, can be set in the environment too: `..._NO_FRAMEINIT=1`.
-
-    An error says whether the wrong value comes from the environment or from the configuration.
-    """
-
-    def __init__(self, *names: Any, **settings: Any) -> None:
-        super().__init__(*names, **settings)
-        if isinstance(self.type, click.types.BoolParamType):
-            self.type = Switch()
-
-    def handle_parse_result(self, ctx: click.Context, opts: Any, args: list[str]) -> tuple[Any, list[str]]:
-        """The value, converted; click.BadParameter saying where a wrong one stands."""
-        try:
-            return super().handle_parse_result(ctx, opts, args)
-        except click.BadParameter as error:
-            source = ctx.get_parameter_source(self.name or "")
-            where = _WHERE.get(source) if source else None
-            if where is None:
-                raise
-            raise click.BadParameter(f"{error.message} It comes from {where}.", ctx=ctx, param=self) from None
-
-    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
-        """The value in the environment, `--no-...` turned round; None where nothing is set."""
-        value = _variable(ctx, self.opts)
-        negated = _variable(ctx, self.secondary_opts)
-        return value or (str(not Switch().convert(negated, self, ctx)) if negated else None)
-
-
-def _variable(ctx: click.Context, spellings: list[str]) -> str | None:
-    """What is set in the environment for an option as it is spelled: `..._LAYOUT_ONLY` of --layout-only."""
-    names = [spelling.removeprefix("--").replace("-", "_") for spelling in spellings if spelling.startswith("--")]
-    return next(filter(None, (os.environ.get(f"{ctx.auto_envvar_prefix}_{name}".upper()) for name in names)), None)
 
 
 def option(*names: str, **settings: Any) -> Decorator:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from consisti2v_cli.errors import RequestError
 from consisti2v_cli.recipe import RANGES
+
+_WHERE = {ParameterSource.ENVIRONMENT: "the environment", ParameterSource.DEFAULT_MAP: "the configuration"}
 
 PATH = click.Path(allow_dash=True, readable=False)  # what cannot be read is said where it is read
 
@@ -59,6 +63,41 @@ class Switch(click.types.BoolParamType):
             self.fail(f"{str(value)!r} is not possible; possible: yes or no.", param, ctx)
 
 
+class Option(click.Option):
+    """An option whose `--no-...` form, where it has one, can be set in the environment too: `..._NO_FRAMEINIT=1`.
+
+    An error says whether the wrong value comes from the environment or from the configuration.
+    """
+
+    def __init__(self, *names: Any, **settings: Any) -> None:
+        super().__init__(*names, **settings)
+        if isinstance(self.type, click.types.BoolParamType):
+            self.type = Switch()
+
+    def handle_parse_result(self, ctx: click.Context, opts: Any, args: list[str]) -> tuple[Any, list[str]]:
+        """The value, converted; click.BadParameter saying where a wrong one stands."""
+        try:
+            return super().handle_parse_result(ctx, opts, args)
+        except click.BadParameter as error:
+            source = ctx.get_parameter_source(self.name or "")
+            where = _WHERE.get(source) if source else None
+            if where is None:
+                raise
+            raise click.BadParameter(f"{error.message} It comes from {where}.", ctx=ctx, param=self) from None
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        """The value in the environment, `--no-...` turned round; None where nothing is set."""
+        value = _variable(ctx, self.opts)
+        negated = _variable(ctx, self.secondary_opts)
+        return value or (str(not Switch().convert(negated, self, ctx)) if negated else None)
+
+
+def _variable(ctx: click.Context, spellings: list[str]) -> str | None:
+    """What is set in the environment for an option as it is spelled: `..._LAYOUT_ONLY` of --layout-only."""
+    names = [spelling.removeprefix("--").replace("-", "_") for spelling in spellings if spelling.startswith("--")]
+    return next(filter(None, (os.environ.get(f"{ctx.auto_envvar_prefix}_{name}".upper()) for name in names)), None)
+
+
 def size(text: str) -> tuple[int, int]:
     """'256x192' -> (256, 192); click.BadParameter on anything else."""
     found = re.fullmatch(r"(\d{1,6})[xX](\d{1,6})", text.strip())
@@ -80,15 +119,30 @@ def byte_count(text: str) -> int:
 
 def point(text: str) -> tuple[float, float]:
     """'0.5,0.3' -> (0.5, 0.3); click.BadParameter on anything that is not two shares."""
-    try:
-        x, y = map(float, text.split(","))
-    except ValueError:
-        x = y = -1.0
-    if not (0 <= x <= 1 and 0 <= y <= 1):
+    shares = _two_shares(text)
+    if shares is None:
         raise click.BadParameter(
             f"{text!r} is no point; write shares of width and height from 0 to 1, such as 0.5,0.3."
         )
-    return x, y
+    return shares
+
+
+def interval(text: str) -> tuple[float, float]:
+    """'0.1,0.7' -> (0.1, 0.7); click.BadParameter on anything that is not two shares, the first one not larger."""
+    shares = _two_shares(text)
+    if shares is None or shares[0] > shares[1]:
+        raise click.BadParameter(
+            f"{text!r} is no interval; write two shares of the steps from 0 to 1, such as 0.1,0.7."
+        )
+    return shares
+
+
+def _two_shares(text: str) -> tuple[float, float] | None:
+    try:
+        first, second = map(float, text.split(","))
+    except ValueError:
+        return None
+    return (first, second) if 0 <= first <= 1 and 0 <= second <= 1 else None
 
 
 def seed_or_step(text: str | int) -> int | str:
