@@ -85,7 +85,14 @@ def render_film(
         recipe, beginning = settle(recipe, beginning, folder)
     if model is None:
         choose_device(recipe.device)
-        model = load_model(folder, device=recipe.device, dtype=recipe.dtype, attention=recipe.attention, on_part=event)
+        model = load_model(
+            folder,
+            device=recipe.device,
+            dtype=recipe.dtype,
+            attention=recipe.attention,
+            compile=recipe.compile,
+            on_part=event,
+        )
     recipe = as_loaded(recipe, model)
     studio = _Studio(recipe, beginning, model, event, notice, on_preview)
     made = ChunkFrames(studio, work)

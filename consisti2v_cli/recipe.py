@@ -80,7 +80,10 @@ OF_MODEL = frozenset(  # the fields that mean something to a model only: nothing
         "guidance",
         "image_guidance",
         "guidance_rescale",
+        "guidance_begin",
+        "guidance_end",
         "steps",
+        "reuse",
         "sampler",
         "layout_strength",
         "layout_cutoff",
@@ -90,11 +93,14 @@ OF_MODEL = frozenset(  # the fields that mean something to a model only: nothing
         "device",
         "dtype",
         "attention",
+        "compile",
     }
 )
 
 CAMERA = ("pan", "zoom")  # the commands that move a camera over the photo
 CAMERA_LAYOUT: dict[str, Any] = {"layout_strength": 750, "layout_cutoff": 0.5}  # theirs (paper, section 5.5)
+
+FAST: dict[str, Any] = {"sampler": "dpm++", "steps": 20, "reuse": 2}  # what --fast stands for
 
 DEVICES = ("cpu", "cuda", "mps")  # cuda may carry an index: cuda:1
 

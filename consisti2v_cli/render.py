@@ -136,7 +136,14 @@ def render(
     photo = read_image(image, background=recipe.background, name=recipe.input_name)
     if model is None:
         choose_device(recipe.device)
-        model = load_model(folder, device=recipe.device, dtype=recipe.dtype, attention=recipe.attention, on_part=event)
+        model = load_model(
+            folder,
+            device=recipe.device,
+            dtype=recipe.dtype,
+            attention=recipe.attention,
+            compile=recipe.compile,
+            on_part=event,
+        )
     recipe = as_loaded(recipe, model)
     with running(recipe):
         latents = _latents(recipe, photo, model, event, notice, on_preview)
@@ -258,7 +265,14 @@ def decode(model: Model, latents: Tensor, event: OnEvent) -> NDArray[np.uint8]:
 def as_loaded(recipe: Recipe, model: Model) -> Recipe:
     """The recipe with what a loaded model decides, and with the versions of what runs."""
     dtype = next(name for name, kind in DTYPES.items() if kind == model.dtype)
-    return replace(recipe, device=str(model.device), dtype=dtype, attention=model.attention, versions=_versions())
+    return replace(
+        recipe,
+        device=str(model.device),
+        dtype=dtype,
+        attention=model.attention,
+        compile=model.compiled,
+        versions=_versions(),
+    )
 
 
 def _versions() -> dict[str, str]:

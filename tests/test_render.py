@@ -19,7 +19,7 @@ from consisti2v_cli.recipe import Recipe, from_json
 from consisti2v_cli.render import DECODING, LOADING, STEPS, render
 from consisti2v_cli.resolve import native_size, resolve
 from consisti2v_cli.weights import ModelFolder, ModelSettings
-from consisti2v_cli.weights.devices import choose_device, choose_dtype
+from consisti2v_cli.weights.devices import choose_device, choose_dtype, use_cores
 from consisti2v_cli.weights.load import load_model
 
 PROMPT = "the boat drifts left"
@@ -82,6 +82,9 @@ def test_the_same_recipe_gives_the_same_bytes(recipe, image, model):
         {"guidance_rescale": 0.7},
         {"steps": 3},
         {"sampler": "dpm++"},
+        {"steps": 4, "reuse": 2},
+        {"guidance_begin": 0.6},
+        {"guidance_end": 0.4},
         {"layout_strength": 500},
         {"layout_cutoff": 0.5},
         {"frameinit": False},
@@ -325,8 +328,38 @@ def test_the_fastest_device_there_is(monkeypatch, cuda, mps, chosen):
             choose_device("mps")
 
 
-def test_precisions():
+@pytest.mark.parametrize(
+    ("check", "dtype"), [("_is_avx512_bf16_supported", "bf16"), ("_is_amx_tile_supported", "bf16")]
+)
+def test_a_processor_that_computes_with_bf16_does(monkeypatch, recipe, image, model, check, dtype):
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: False, raising=False)
     assert choose_dtype("auto", "cpu") == "fp32"
+    monkeypatch.setattr(torch.cpu, check, lambda: True, raising=False)
+    assert choose_dtype("auto", "cpu") == dtype
+    assert consisti2v_cli.animate(image, PROMPT, seed=1, model=str(model.folder.path)).recipe.dtype == dtype
+
+
+def test_no_more_threads_than_cores(monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.setattr("consisti2v_cli.weights.devices.usable_cores", lambda: 1)
+    torch.set_num_threads(2)
+    use_cores()
+    assert torch.get_num_threads() == 1
+    torch.set_num_threads(before)
+
+
+def test_a_step_whose_deep_features_are_used_again_is_near_the_one_that_computes_them(recipe, image, model):
+    """Neighbouring steps differ little: using features again changes a clip less than another seed does."""
+    many = replace(recipe, steps=20, width=64, height=64)
+    plain, again, other = (
+        render(changed, image, model=model).latents
+        for changed in (many, replace(many, reuse=2), replace(many, seed=many.seed + 1))
+    )
+    assert 0 < np.abs(again - plain).mean() < 0.5 * np.abs(other - plain).mean()
+
+
+def test_precisions():
     assert choose_dtype("auto", "cuda:1") == "fp16"
     assert choose_dtype("bf16", "cpu") == "bf16"
 

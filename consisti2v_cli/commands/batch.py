@@ -258,7 +258,7 @@ class Batch:
 
 
 def _model_key(job: Job) -> tuple[object, ...]:
-    return job.folder.path, job.recipe.device, job.recipe.dtype, job.recipe.attention
+    return job.folder.path, job.recipe.device, job.recipe.dtype, job.recipe.attention, job.recipe.compile
 
 
 def _describe(job: Job, outputs: Sequence[str]) -> str:

@@ -132,11 +132,13 @@ def _ffmpeg_version() -> str:
 
 
 def _machine() -> dict[str, Any]:
+    from consisti2v_cli.weights.devices import usable_cores
+
     total, available = _memory()
     return {
         "system": platform.platform(),
         "processor": _processor(),
-        "cores": _cores(),
+        "cores": usable_cores(),
         "memory_bytes": total,
         "memory_available_bytes": available,
     }
@@ -149,15 +151,6 @@ def _processor() -> str:
             if name.strip() == "model name":
                 return value.strip()
     return platform.processor() or platform.machine()
-
-
-def _cores() -> int:
-    """How many cores this process may use: of those it sees, and of a container's share."""
-    seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with suppress(OSError, ValueError):
-        share, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(seen, round(int(share) / int(period))))
-    return seen
 
 
 def _memory() -> tuple[int | None, int | None]:

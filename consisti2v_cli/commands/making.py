@@ -152,8 +152,19 @@ def load(folder: ModelFolder, recipe: Recipe, console: Console) -> Model:
     from consisti2v_cli.weights.load import load_model
 
     console.detail(f"Model: {folder.name} from {folder.path}, {recipe.dtype} on {recipe.device}")
+    if recipe.compile:
+        console.notice(
+            "The network is compiled: the first step of a size takes minutes, unless it was compiled before."
+        )
     with console.progress(folder.name) as report:
-        return load_model(folder, device=recipe.device, dtype=recipe.dtype, attention=recipe.attention, on_part=report)
+        return load_model(
+            folder,
+            device=recipe.device,
+            dtype=recipe.dtype,
+            attention=recipe.attention,
+            compile=recipe.compile,
+            on_part=report,
+        )
 
 
 def save(

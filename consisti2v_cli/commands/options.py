@@ -16,15 +16,17 @@ from consisti2v_cli.commands.parsing import (
     Whole,
     byte_count,
     complete_models,
+    interval,
     point,
     seed_or_step,
     size,
 )
-from consisti2v_cli.recipe import CAMERA_LAYOUT, CHOICES, RANGES, Recipe, spelled
+from consisti2v_cli.recipe import CAMERA_LAYOUT, CHOICES, FAST, RANGES, Recipe, spelled
 
 FORMATS = ("mp4", "gif", "webm", "webp", "mov", "png")
 BOUNDED = ("gif", "webp", "mp4")  # the formats whose files --max-size can bound
 DEFAULTS = {entry.name: entry.default for entry in fields(Recipe)}
+FAST_HELP = f"Fewer and cheaper steps: {', '.join(f'{name} {value}' for name, value in FAST.items())}, where not given."
 
 Decorated = Callable[..., Any]
 Decorator = Callable[[Decorated], Decorated]
@@ -176,8 +178,22 @@ sampling_options = together(
     number("guidance", "Weight of the prompt; 1 or less: none."),
     number("image_guidance", "Weight of the image; above 1 a step takes half as long again."),
     number("guidance_rescale", "Share by which the guided prediction is rescaled."),
+    option(
+        "--guidance-interval",
+        type=interval,
+        metavar="FROM,TO",
+        default="0,1",
+        help="Shares of the steps between which there is guidance; the others take half as long.",
+    ),
     number("steps", "Denoising steps."),
     choice("sampler", "How the noise is taken away; lcm needs weights made for it.", of_model=True),
+    option(
+        "--reuse",
+        type=whole("reuse"),
+        default=DEFAULTS["reuse"],
+        help="Neighbouring steps that share one computation of the network's deep layers; 1: none do.",
+    ),
+    option("--fast", is_flag=True, default_text="off", help=FAST_HELP),
     number("layout_strength", "FrameInit's tau: how noisy the layout is that the clip begins from."),
     number("layout_cutoff", "FrameInit's D0: which frequencies are taken from the layout."),
     option("--frameinit/--no-frameinit", default=True, help="Begin from the image's low frequencies."),
@@ -208,9 +224,15 @@ machine_options = together(
         "--dtype",
         type=click.Choice(("auto", *CHOICES["dtype"])),
         default="auto",
-        help="Precision of the network; auto: fp16 on cuda and mps, fp32 on a CPU.",
+        help="Precision of the network; auto: fp16 on cuda and mps; on a CPU bf16 where it computes with that "
+        "(AVX512-BF16, AMX), else fp32.",
     ),
     choice("attention", "How attention is computed."),
+    option(
+        "--compile/--no-compile",
+        default=False,
+        help="Compile the network with torch: takes minutes once for a model and size; steps are faster then.",
+    ),
 )
 
 recipe_options = together(

@@ -13,7 +13,7 @@ from click.core import ParameterSource
 
 from consisti2v_cli.commands.options import BOUNDED
 from consisti2v_cli.errors import RequestError
-from consisti2v_cli.recipe import OF_MODEL, RANGES, Recipe, check, from_json, own_fields
+from consisti2v_cli.recipe import FAST, OF_MODEL, RANGES, Recipe, check, from_json, own_fields
 
 AUTO = "auto"
 FOUND_OUT = {"command", "input_name", "input_sha256", "versions", "start"}  # fields that are not asked for
@@ -61,6 +61,9 @@ def requested_values(
             values["start"] = base.start  # what was encoded again is so once more
         if "chunks" in given and "prompt_at" not in given:  # those of chunks that are no more
             values["prompt_at"] = {n: text for n, text in base.prompt_at.items() if int(n) <= values["chunks"]}
+    if options.get("fast"):
+        given = _fields({name: value for name, value in options.items() if name in asked}, own)
+        values |= {name: value for name, value in FAST.items() if given.get(name) is None}
     values["seed"] = _seed(values.get("seed"), base)
     values["command"] = command
     _check(values)
@@ -76,6 +79,8 @@ def _fields(options: Mapping[str, Any], own: frozenset[str] | set[str]) -> dict[
         values["zoom"] = "in" if options["zoom_in"] else "out"
     if "center_x" in own and "center" in options:
         values["center_x"], values["center_y"] = options["center"]
+    if "guidance_begin" in own and options.get("guidance_interval"):
+        values["guidance_begin"], values["guidance_end"] = options["guidance_interval"]
     if "prompt_at" in values:
         values["prompt_at"] = {str(chunk): text for chunk, text in values["prompt_at"]}
     return values
@@ -102,7 +107,7 @@ def _check(values: Mapping[str, Any]) -> None:
     settled = {name: value for name, value in values.items() if value != AUTO}
     check(Recipe(**{"prompt": "stands for those that are not read yet"} | settled))
     if values.get("attention") == "xformers" and not find_spec("xformers"):
-        raise RequestError("attention is 'xformers', which is not installed: pip install 'consisti2v-cli[xformers]'")
+        raise RequestError("attention is 'xformers', which is not installed: pip install '.[xformers]'")
 
 
 def check_bounded(formats: list[str], max_size: int | None) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
+from pathlib import Path
+
 from consisti2v_cli.errors import RequestError
 
 
@@ -21,7 +25,32 @@ def choose_device(name: str = "auto") -> str:
 
 
 def choose_dtype(name: str, device: str) -> str:
-    """The precision of a `--dtype` value for a device; auto: fp16, and fp32 on a CPU."""
+    """The precision of a `--dtype` value for a device; auto: fp16, on a CPU bf16 if it computes with that, or fp32."""
     if name == "auto":
-        return "fp32" if device == "cpu" else "fp16"
+        return "fp16" if device != "cpu" else "bf16" if computes_bf16() else "fp32"
     return name
+
+
+def computes_bf16() -> bool:
+    """Whether the processor multiplies bfloat16 numbers faster than float32 ones: with AVX512-BF16, or AMX."""
+    import torch
+
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # older versions of torch lack some
+    return any(getattr(torch.cpu, check, bool)() for check in checks)
+
+
+def usable_cores() -> int:
+    """How many cores this process may use: of those it sees, and of a container's share."""
+    seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):
+        share, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return max(1, min(seen, round(int(share) / int(period))))
+    return seen
+
+
+def use_cores() -> None:
+    """Give torch no more threads than there are cores for them: it does not see a container's share."""
+    import torch
+
+    if torch.get_num_threads() > usable_cores():
+        torch.set_num_threads(usable_cores())

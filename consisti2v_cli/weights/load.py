@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ from torch import Tensor, nn
 
 from consisti2v_cli.diffusion import make_scheduler
 from consisti2v_cli.errors import RequestError, WeightsError
-from consisti2v_cli.model import BACKENDS, UNetConfig, VideoUNet, rotary_frequencies, unused_tensor
+from consisti2v_cli.model import UNetConfig, VideoUNet, rotary_frequencies, unused_tensor
 
+from .backends import check_attention, compile_network
 from .folder import (
     SCHEDULE_FILE,
     STEMS,
@@ -53,6 +53,7 @@ class Model:
     device: torch.device
     dtype: torch.dtype  # of network and text encoder
     attention: str  # how the network computes it
+    compiled: bool = False
 
     @property
     def max_tokens(self) -> int:
@@ -67,6 +68,7 @@ def load_model(
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype = "fp32",
     attention: str = "sdpa",
+    compile: bool = False,
     on_part: Callable[[str, int, int], None] | None = None,
 ) -> Model:
     """Load all parts of a model.
@@ -75,11 +77,12 @@ def load_model(
         folder: from `find` or `require`, or a path.
         dtype: a key of `DTYPES`, for the network and the text encoder.
         attention: how the network computes attention: a key of `consisti2v_cli.model.BACKENDS`.
+        compile: the network is compiled by torch when it is first used, for the sizes that it then meets.
         on_part: called with "loading", the parts done, and the parts in all.
 
     Raises:
         WeightsError: a part is missing, damaged, or its tensors are not exactly the network's: names them.
-        RequestError: unknown attention or dtype.
+        RequestError: unknown attention or dtype, or one that does not work here; nothing here that compiles.
     """
     if not isinstance(folder, ModelFolder):
         folder = ModelFolder(Path(folder), Path(folder).resolve().name)
@@ -96,7 +99,10 @@ def load_model(
                 on_part("loading", done, len(STEMS))
             parts[part] = load_part(folder, part, device=place, dtype=torch.float32 if part == "vae" else kind)
         tokenizer = _load_tokenizer(folder.path / "tokenizer")
-    _set_attention(parts["unet"], attention)
+    check_attention(attention, place, kind)
+    parts["unet"].set_attention(attention)
+    if compile:
+        compile_network(parts["unet"], place)
     if on_part:
         on_part("loading", len(STEMS), len(STEMS))
     return Model(
@@ -108,6 +114,7 @@ def load_model(
         device=place,
         dtype=kind,
         attention=attention,
+        compiled=compile,
     )
 
 
@@ -335,14 +342,6 @@ def read_schedule(folder: Path) -> dict[str, Any] | None:
     except Exception as error:  # the library raises whatever it meets
         raise WeightsError(f"{path} describes no schedule: {_first_line(error)}") from error
     return config
-
-
-def _set_attention(unet: VideoUNet, attention: str) -> None:
-    if attention not in BACKENDS:
-        raise RequestError(f"attention is {attention!r}; possible: {', '.join(BACKENDS)}.")
-    if attention == "xformers" and not find_spec("xformers"):
-        raise RequestError("attention is 'xformers', which is not installed: pip install 'consisti2v-cli[xformers]'")
-    unet.set_attention(attention)
 
 
 def _dtype(dtype: str | torch.dtype) -> torch.dtype:

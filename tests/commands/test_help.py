@@ -22,6 +22,8 @@ PARAMETERS = {  # of the command line, for the recipe's fields that have another
     "width": "size",
     "height": "size",
     "zoom": "zoom_in",
+    "guidance_begin": "guidance_interval",
+    "guidance_end": "guidance_interval",
     "center_x": "center",
     "center_y": "center",
 }

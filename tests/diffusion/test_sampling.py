@@ -10,6 +10,7 @@ import pytest
 import reference_numbers as reference
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from consisti2v_cli.diffusion import (
     SAMPLERS,
@@ -287,3 +288,72 @@ def test_guidance_by_its_formulas() -> None:
     assert torch.allclose(Guidance(7.5, 1.5).combine(torch.cat([none, image, full])), both, atol=1e-5)
     rescaled = Guidance(7.5, rescale=1.0).combine(torch.cat([image, full]))
     assert torch.allclose(rescaled.std((1, 2, 3, 4)), full.std((1, 2, 3, 4)), rtol=1e-4)
+
+
+class Recording:
+    """A denoiser that notes what it is called with; it shares branches or not."""
+
+    def __init__(self, shares: bool) -> None:
+        self.shares_branches = shares
+        self.calls: list[tuple[int, int]] = []  # batches of latents and of text
+
+    def __call__(self, latents: Tensor, timestep: Any, text: Any, /, **_: Any) -> Tensor:
+        self.calls.append((latents.shape[0], text.shape[0]))
+        return text.mean() * latents.expand(text.shape[0], *latents.shape[1:])
+
+
+@pytest.mark.parametrize(
+    ("options", "shares", "calls"),
+    [
+        ({"guidance": 5.0}, True, [(1, 2)] * 4),
+        ({"guidance": 5.0}, False, [(2, 2)] * 4),
+        ({"guidance": 1.0}, True, [(1, 1)] * 4),
+        ({"guidance": 5.0, "image_guidance": 2.0}, True, [(3, 3)] * 4),
+        ({"guidance": 5.0, "guidance_interval": (0.25, 0.75)}, True, [(1, 1), (1, 2), (1, 2), (1, 1)]),
+        ({"guidance": 5.0, "guidance_interval": (0.0, 0.5)}, False, [(2, 2), (2, 2), (1, 1), (1, 1)]),
+        ({"guidance": 5.0, "guidance_interval": (0.5, 0.5)}, True, [(1, 1)] * 4),
+    ],
+)
+def test_branches_that_a_step_takes(options: dict[str, Any], shares: bool, calls: list[tuple[int, int]]) -> None:
+    denoiser = Recording(shares)
+    noise, text = torch.randn(1, 4, 3, 2, 2), torch.randn(1, 5, 6)
+    sample(denoiser, noise, noise[:, :, :1], text, -text, steps=4, **options)
+    assert denoiser.calls == calls
+
+
+@pytest.mark.parametrize("options", [{}, {"image_guidance": 2.0, "guidance_rescale": 0.5}])
+@pytest.mark.parametrize("sampler", ["ddim", "dpm++"])
+def test_no_step_waits_for_the_device(sampler: str, options: dict[str, Any]) -> None:
+    """On the meta device numbers cannot be read, nor brought there in the loop unseen."""
+    moved: list[str] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            there = isinstance(result, Tensor) and result.device.type == "meta" and result.ndim > 0
+            if there and any(isinstance(given, Tensor) and given.ndim and given.device.type == "cpu" for given in args):
+                moved.append(str(func))
+            return result
+
+    case = reference.cases("unet")[0]
+    unet = reference.unet(case).to("meta")
+    noise, text = torch.empty(1, 4, 4, 8, 8, device="meta"), torch.empty(1, 7, 24, device="meta")
+
+    def watch(done: int, total: int) -> None:
+        if done == 1:
+            moved.clear()
+
+    with Watch():
+        sample(
+            unet,
+            noise,
+            noise[:, :, :1],
+            text,
+            text,
+            steps=4,
+            guidance=5.0,
+            scheduler=make_scheduler(sampler),
+            on_step=watch,
+            **options,
+        )
+    assert moved == []

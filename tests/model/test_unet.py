@@ -9,11 +9,18 @@ import pytest
 import reference_numbers as reference
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from consisti2v_cli.model import BACKENDS, UNetConfig, VideoUNet, unused_tensor
+from consisti2v_cli.model import BACKENDS, DeepFeatures, UNetConfig, VideoUNet, unused_tensor
 
 
-def run(unet: VideoUNet, case: dict[str, Any], text: Any = None, frames: slice = slice(None)) -> Tensor:
+def run(
+    unet: VideoUNet,
+    case: dict[str, Any],
+    text: Any = None,
+    frames: slice = slice(None),
+    deep: DeepFeatures | None = None,
+) -> Tensor:
     salt, (b, f, h, w) = case["salt"], (case["batch"], case["frames"], case["height"], case["width"])
     width = case["config"]["cross_attention_dim"]
     given = reference.input_tensor(salt, "text", b, case["text_tokens"], width) if text is None else text
@@ -23,6 +30,7 @@ def run(unet: VideoUNet, case: dict[str, Any], text: Any = None, frames: slice =
         given,
         first_frame=reference.input_tensor(salt, "first_frame", b, 4, 1, h, w),
         frame_stride=case["frame_stride"],
+        deep=deep,
     )
 
 
@@ -59,6 +67,58 @@ def test_text_projected_once_gives_the_same(name: str) -> None:
     unet = reference.unet(case)
     text = reference.input_tensor(case["salt"], "text", case["batch"], case["text_tokens"], 24)
     assert torch.equal(run(unet, case, unet.project_text(text)), run(unet, case))
+
+
+@pytest.mark.parametrize("name", ["odd_size", "two_layers_long_text", "sinusoidal_positions", "wide_batch2"])
+def test_branches_that_differ_in_their_text_share_the_rest(name: str) -> None:
+    """Of one or several videos: the same as the passes of all branches, one behind the other along the batch."""
+    case = CASES[name]
+    unet = reference.unet(case)
+    given = reference.input_tensor(case["salt"], "text", case["batch"], case["text_tokens"], 24)
+    text = torch.cat([given, -given, 2 * given])
+    together = run(unet, case, text)
+    apart = torch.cat([run(unet, case, some) for some in text.split(case["batch"])])
+    assert together.shape == apart.shape
+    assert reference.relative_error(together, apart) < 3e-6
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_deep_features_of_the_same_step_give_the_same(layers: int) -> None:
+    case = CASES["two_layers_long_text"]
+    unet = reference.unet(case)
+    deep = DeepFeatures(layers)
+    whole = run(unet, case, deep=deep)
+    assert torch.equal(whole, run(unet, case))
+    kept = deep.kept
+    assert torch.equal(run(unet, case, deep=deep), whole)
+    assert deep.kept is kept
+    deep.kept = torch.zeros_like(kept)
+    assert reference.relative_error(run(unet, case, deep=deep), whole) > 0.01
+
+
+def flops(size: int, *, project: bool, deep: DeepFeatures | None = None) -> float:
+    """TFLOP of one guided step of the released network, two branches of 16 frames."""
+    text = torch.empty(2, 77, 1024, device="meta")
+    with torch.device("meta"):
+        unet = VideoUNet(UNetConfig()).requires_grad_(False)
+        latents, first_frame = torch.empty(1, 4, 15, size // 8, size // 8), torch.empty(1, 4, 1, size // 8, size // 8)
+    given = unet.project_text(text) if project else text
+    with FlopCounterMode(display=False) as counter:
+        unet(latents, torch.tensor(500, device="meta"), given, first_frame=first_frame, deep=deep)
+    return counter.get_total_flops() / 1e12
+
+
+@pytest.mark.parametrize(("size", "most"), [(256, 8.50), (512, 39.4)])
+def test_no_work_is_done_twice(size: int, most: float) -> None:
+    """The plain way takes 10.88 and 49.01 (test_plain_network.py)."""
+    assert 0.95 * most < flops(size, project=True) <= most
+    assert flops(size, project=False) > flops(size, project=True)
+
+
+def test_deep_features_save_most_of_a_step() -> None:
+    deep = DeepFeatures()
+    whole = flops(256, project=True, deep=deep)
+    assert flops(256, project=True, deep=deep) < 0.35 * whole
 
 
 def test_the_definition_of_attention_agrees_with_the_fast_one() -> None:
