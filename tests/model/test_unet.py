@@ -24,11 +24,12 @@ def run(
     salt, (b, f, h, w) = case["salt"], (case["batch"], case["frames"], case["height"], case["width"])
     width = case["config"]["cross_attention_dim"]
     given = reference.input_tensor(salt, "text", b, case["text_tokens"], width) if text is None else text
+    dtype = next(unet.parameters()).dtype
     return unet(
-        reference.input_tensor(salt, "latents", b, 4, f - 1, h, w)[:, :, frames],
+        reference.input_tensor(salt, "latents", b, 4, f - 1, h, w)[:, :, frames].to(dtype),
         case["timestep"],
-        given,
-        first_frame=reference.input_tensor(salt, "first_frame", b, 4, 1, h, w),
+        given if text is not None else given.to(dtype),
+        first_frame=reference.input_tensor(salt, "first_frame", b, 4, 1, h, w).to(dtype),
         frame_stride=case["frame_stride"],
         deep=deep,
     )
@@ -45,8 +46,9 @@ def test_passes_match_the_authors(name: str) -> None:
 
 @pytest.mark.slow
 def test_full_size_pass_matches_the_authors() -> None:
+    """In float64: at this depth the float32 rounding of two processors differs by as much as the tolerance."""
     (case,) = reference.cases("unet", "full_size.json")
-    result = run(reference.unet(case), case)
+    result = run(reference.unet(case).double(), case)
     expected = reference.results("full_size.safetensors")[f"unet/{case['name']}"]
     assert reference.relative_error(result, expected) < 3e-6
 
