@@ -17,7 +17,7 @@ from torch import Tensor
 
 from consisti2v_cli.clip import Film
 from consisti2v_cli.errors import RequestError
-from consisti2v_cli.latents import OnNotice, decode_frames, encode_picture
+from consisti2v_cli.latents import decode_frames, encode_picture
 from consisti2v_cli.layout import first_picture
 from consisti2v_cli.recipe import Recipe
 from consisti2v_cli.render import (
@@ -34,6 +34,7 @@ from consisti2v_cli.sources import Beginning, SourceFrames, begin, prompt_of, se
 from consisti2v_cli.weights import require
 from consisti2v_cli.weights.devices import choose_device
 from consisti2v_cli.weights.load import Model, load_model
+from consisti2v_cli.weights.offload import OnNotice
 from consisti2v_cli.work import Work, packed_frame, read_frame
 
 if TYPE_CHECKING:
@@ -230,13 +231,20 @@ class _Studio:
             z1 = self._first_latent(generator) if z1 is None else z1
             texts = self._encoded(prompt_of(recipe, chunk))
             latents = denoise(
-                recipe, self._model, z1, texts, generator, on_event=self.event, on_estimate=self._estimate
+                recipe,
+                self._model,
+                z1,
+                texts,
+                generator,
+                on_event=self.event,
+                on_notice=self._notice,
+                on_estimate=self._estimate,
             ).cpu()
             return anchored(latents, self._reference, recipe.anchor) if recipe.anchor else latents
 
     def decode(self, latents: Tensor) -> Iterator[NDArray[np.uint8]]:
         """Latents `1 c f h w` -> frames `h w 3`; hears of `DECODING`."""
-        total, frames = latents.shape[2], decode_frames(self._model, latents)
+        total, frames = latents.shape[2], decode_frames(self._model, latents, self._notice)
         self.event(DECODING, 0, total)
         for done in range(1, total + 1):
             with running(self.recipe):  # for one frame at a time: what goes on between two is not ours
@@ -248,7 +256,7 @@ class _Studio:
         """The film's `z1`, `1 c 1 h w`. As in `render`, the autoencoder draws before the noise is drawn."""
         if self._beginning.latent is not None:
             return torch.from_numpy(self._beginning.latent)[None, :, None]
-        return encode_picture(self._model, self._picture, generator)
+        return encode_picture(self._model, self._picture, generator, self._notice)
 
     def _encoded(self, prompt: str) -> tuple[Tensor, Tensor]:
         if self._texts is None or self._texts[0] != prompt:

@@ -25,13 +25,7 @@ from consisti2v_cli.diffusion import (
     sample,
 )
 from consisti2v_cli.errors import ConsistI2VError, RequestError, lacks_memory
-from consisti2v_cli.latents import (
-    OnNotice,
-    decode_frames,
-    encode_picture,
-    encode_pictures,
-    encode_text,
-)
+from consisti2v_cli.latents import decode_frames, encode_picture, encode_pictures, encode_text
 from consisti2v_cli.layout import camera_frames, first_picture, layout_clip
 from consisti2v_cli.media.image import read_image
 from consisti2v_cli.media.preview import fit_colours, paint
@@ -41,6 +35,7 @@ from consisti2v_cli.version import __version__
 from consisti2v_cli.weights import choose, require
 from consisti2v_cli.weights.devices import choose_device, choose_dtype
 from consisti2v_cli.weights.load import DTYPES, Model, load_model
+from consisti2v_cli.weights.offload import OnNotice, say_nothing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -147,7 +142,7 @@ def render(
     recipe = as_loaded(recipe, model)
     with running(recipe):
         latents = _latents(recipe, photo, model, event, notice, on_preview)
-        return Clip(decode(model, latents, event), recipe, latents[0].cpu().numpy())
+        return Clip(decode(model, latents, event, notice), recipe, latents[0].cpu().numpy())
 
 
 def denoise(
@@ -159,6 +154,7 @@ def denoise(
     *,
     layout: Tensor | None = None,
     on_event: OnEvent,
+    on_notice: OnNotice = say_nothing,
     on_estimate: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
     """One clip's latents behind its first frame (paper, sections 3.1 and 3.5).
@@ -170,6 +166,7 @@ def denoise(
         generator: on the CPU; draws the noise.
         layout: the layout video's latents, `1 c f h w`; by default the first frame's, repeated.
         on_event: called with `STEPS`, the steps done and the steps in all.
+        on_notice: hears where memory lacks, and what is done then.
         on_estimate: called after each step with the clean latents that it predicts, `1 c f h w`.
 
     Returns:
@@ -181,7 +178,7 @@ def denoise(
     noise = _initial_noise(recipe, z1 if layout is None else layout, model, generator)
     on_event(STEPS, 0, recipe.steps)
     latents = sample(
-        ClipDenoiser(model, recipe.reuse),
+        ClipDenoiser(model, recipe.reuse, on_notice),
         noise.to(model.device),
         z1.to(model.device),
         *texts,
@@ -238,11 +235,13 @@ def _latents(
     """The latents of a clip that begins from a photo, `1 c f h w`."""
     generator = torch.Generator().manual_seed(recipe.seed)
     pictures = camera_frames(recipe, photo) if recipe.command in CAMERA else first_picture(recipe, photo)[None]
-    z1 = encode_picture(model, pictures[0], generator)
-    layout = torch.cat([z1, encode_pictures(model, pictures[1:])], dim=2) if len(pictures) > 1 else None
+    z1 = encode_picture(model, pictures[0], generator, notice)
+    layout = torch.cat([z1, encode_pictures(model, pictures[1:], notice)], dim=2) if len(pictures) > 1 else None
     texts = encode_prompts(recipe, model, notice)
     estimate = painter(z1, pictures[0], on_preview) if on_preview else None
-    return denoise(recipe, model, z1, texts, generator, layout=layout, on_event=event, on_estimate=estimate)
+    return denoise(
+        recipe, model, z1, texts, generator, layout=layout, on_event=event, on_notice=notice, on_estimate=estimate
+    )
 
 
 def painter(z1: Tensor, picture: NDArray[np.uint8], on_preview: OnPreview) -> Callable[[Tensor], None]:
@@ -251,12 +250,12 @@ def painter(z1: Tensor, picture: NDArray[np.uint8], on_preview: OnPreview) -> Ca
     return lambda latents: on_preview(paint(latents[0].float().cpu().numpy(), colours))
 
 
-def decode(model: Model, latents: Tensor, event: OnEvent) -> NDArray[np.uint8]:
+def decode(model: Model, latents: Tensor, event: OnEvent, notice: OnNotice = say_nothing) -> NDArray[np.uint8]:
     """Latents `1 c f h w` -> frames `f h w 3`; `event` hears of `DECODING`."""
     total = latents.shape[2]
     event(DECODING, 0, total)
     frames = []
-    for done, frame in enumerate(decode_frames(model, latents), start=1):
+    for done, frame in enumerate(decode_frames(model, latents, notice), start=1):
         frames.append(frame)
         event(DECODING, done, total)
     return np.stack(frames)

@@ -107,8 +107,8 @@ class CrossAttention(Attention):
         super().__init__(channels, heads, text_channels)
 
     def project(self, text: Tensor) -> KeysValues:
-        """`b tokens width` -> keys and values, each `b tokens c`."""
-        return self.to_k(text), self.to_v(text)
+        """`b tokens width` -> keys and values, each `b tokens c`: where the weights lie, be it for a while only."""
+        return F.linear(text, self.to_k.weight), F.linear(text, self.to_v.weight)
 
     def forward(self, x: Tensor, text: TextKeysValues) -> Tensor:
         """`b f n c` -> `branches f n c`: all tokens of a video share one set of keys and values in each branch."""

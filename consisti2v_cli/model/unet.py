@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .attention import BACKENDS, Attention, CrossAttention, TextKeysValues, for_branches
 from .blocks import (
+    FeedForward,
     FrameConv2d,
     FrameGroupNorm,
     SpatialResnet,
@@ -274,6 +275,12 @@ class VideoUNet(nn.Module):
         for module in self.modules():
             if isinstance(module, Attention):
                 module.backend = BACKENDS[backend]
+
+    def set_feed_forward_chunks(self, chunks: int) -> None:
+        """Choose into how many pieces feed-forward layers cut their tokens, which saves memory; 1: none."""
+        for module in self.modules():
+            if isinstance(module, FeedForward):
+                module.chunks = chunks
 
     def _cross_attentions(self) -> list[CrossAttention]:
         return [module for module in self.modules() if isinstance(module, CrossAttention)]
