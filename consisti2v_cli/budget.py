@@ -1,4 +1,4 @@
-"""How much memory a model and a clip need, from the headers of the files: an estimate; and the plan that it asks for."""
+"""How much memory a clip needs, estimated from the headers of the model's files; and the plan that keeps to it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ def choose_plan(
         return ALL_AT_ONCE, estimate(recipe, folder, size)
     plans = (replace(plan, tiled=tiled) for plan in plans_for(recipe.device) for tiled in (False, True))
     needs = {plan: estimate(recipe, folder, size, plan) for plan in plans}
-    chosen = next((plan for plan, need in needs.items() if need <= budget), min(needs, key=lambda plan: needs[plan]))
+    smallest = min(reversed(needs), key=lambda plan: needs[plan])  # the last of those that take as much
+    chosen = next((plan for plan, need in needs.items() if need <= budget), smallest)
     return chosen, needs[chosen]
 
 
@@ -60,9 +61,7 @@ def estimate(recipe: Recipe, folder: ModelFolder, size: tuple[int, int], plan: M
     if recipe.layout_only:
         return LAYOUT_BASELINE + photo + 3 * recipe.frames * _pixels(recipe)
     numbers = {part: _numbers(folder, part) for part in STEMS}
-    weights = {
-        part: sum(numbers[part]) * (BYTES["fp32"] if part == "vae" else BYTES[recipe.dtype]) for part in STEMS
-    }
+    weights = {part: sum(numbers[part]) * (BYTES["fp32"] if part == "vae" else BYTES[recipe.dtype]) for part in STEMS}
     network, decoder = _network_bytes(recipe, folder, plan), _decoder_bytes(recipe, folder, plan)
     if recipe.device.partition(":")[0] not in OWN_MEMORY:
         return BASELINE + max(photo, sum(weights.values()) + max(network, decoder))

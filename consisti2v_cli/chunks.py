@@ -27,13 +27,13 @@ from consisti2v_cli.render import (
     as_loaded,
     denoise,
     encode_prompts,
+    load_for,
     painter,
     running,
 )
 from consisti2v_cli.sources import Beginning, SourceFrames, begin, prompt_of, settle
 from consisti2v_cli.weights import require
-from consisti2v_cli.weights.devices import choose_device
-from consisti2v_cli.weights.load import Model, load_model
+from consisti2v_cli.weights.load import Model
 from consisti2v_cli.weights.offload import OnNotice
 from consisti2v_cli.work import Work, packed_frame, read_frame
 
@@ -48,6 +48,7 @@ def render_film(
     source: Beginning | Path | str | bytes,
     *,
     model: Model | None = None,
+    vram: float | None = None,
     work: Work | None = None,
     on_event: OnEvent | None = None,
     on_notice: OnNotice | None = None,
@@ -67,7 +68,7 @@ def render_film(
         work: where finished chunks are kept and looked for; by default a folder that goes away with the film.
         on_event: called with `CHUNKS`, how many are done and how many there are, and as in `render` for each chunk;
             what it raises ends the run.
-        on_notice, on_preview: as in `render`.
+        vram, on_notice, on_preview: as in `render`.
 
     Raises:
         RequestError: a value that cannot be rendered, an unreadable source.
@@ -85,15 +86,8 @@ def render_film(
     if not recipe.input_sha256:
         recipe, beginning = settle(recipe, beginning, folder)
     if model is None:
-        choose_device(recipe.device)
-        model = load_model(
-            folder,
-            device=recipe.device,
-            dtype=recipe.dtype,
-            attention=recipe.attention,
-            compile=recipe.compile,
-            on_part=event,
-        )
+        height, width, _ = beginning.picture.shape
+        model = load_for(recipe, folder, (width, height), vram=vram, on_part=event)
     recipe = as_loaded(recipe, model)
     studio = _Studio(recipe, beginning, model, event, notice, on_preview)
     made = ChunkFrames(studio, work)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from consisti2v_cli.budget import choose_plan
 from consisti2v_cli.clip import Clip
 from consisti2v_cli.denoiser import ClipDenoiser
 from consisti2v_cli.diffusion import (
@@ -32,10 +33,10 @@ from consisti2v_cli.media.preview import fit_colours, paint
 from consisti2v_cli.recipe import CAMERA, Recipe
 from consisti2v_cli.resolve import Source, model_defaults, resolve
 from consisti2v_cli.version import __version__
-from consisti2v_cli.weights import choose, require
+from consisti2v_cli.weights import ModelFolder, choose, require
 from consisti2v_cli.weights.devices import choose_device, choose_dtype
 from consisti2v_cli.weights.load import DTYPES, Model, load_model
-from consisti2v_cli.weights.offload import OnNotice, say_nothing
+from consisti2v_cli.weights.offload import OnNotice, hold_to, say_nothing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,6 +58,7 @@ def animate(
     model: str | Model | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    vram: float | None = None,
     on_event: OnEvent | None = None,
     on_notice: OnNotice | None = None,
     **options: Any,
@@ -70,7 +72,7 @@ def animate(
         model: a name, hub repository, folder, or a loaded `Model`; by default the released model if its weights
             are on this machine, else the bundled one.
         device, dtype: as on the command line; those of a loaded model win.
-        on_event, on_notice: see `render`.
+        vram, on_event, on_notice: see `render`.
         options: any other field of `Recipe`; those not given have the model's own defaults.
 
     Raises:
@@ -91,7 +93,7 @@ def animate(
     if unknown := sorted(options.keys() - set(possible)):
         raise RequestError(f"Unknown option {unknown[0]!r}; possible: {', '.join(possible)}.")
     recipe = Recipe(**(defaults | options | asked))
-    return render(recipe, image, model=loaded, on_event=on_event, on_notice=on_notice)
+    return render(recipe, image, model=loaded, vram=vram, on_event=on_event, on_notice=on_notice)
 
 
 def render(
@@ -99,6 +101,7 @@ def render(
     image: Source,
     *,
     model: Model | None = None,
+    vram: float | None = None,
     on_event: OnEvent | None = None,
     on_notice: OnNotice | None = None,
     on_preview: OnPreview | None = None,
@@ -112,6 +115,7 @@ def render(
         recipe: what to make; see `resolve` for what may be left open.
         image: a file, or a file's content.
         model: loaded for several clips; by default the recipe's own is loaded.
+        vram: a memory budget in GiB for the model that is loaded; by default what is free of a graphics card's.
         on_event: called with the stage (`LOADING`, `STEPS`, `DECODING`), how much of it is done, and how much there is.
         on_notice: called with a sentence about anything out of the ordinary, such as a prompt that is too long.
         on_preview: called after each step with small frames `f h w 3` of what it predicts, as large as the latents.
@@ -130,19 +134,33 @@ def render(
         return layout_clip(recipe, image)
     photo = read_image(image, background=recipe.background, name=recipe.input_name)
     if model is None:
-        choose_device(recipe.device)
-        model = load_model(
-            folder,
-            device=recipe.device,
-            dtype=recipe.dtype,
-            attention=recipe.attention,
-            compile=recipe.compile,
-            on_part=event,
-        )
+        model = load_for(recipe, folder, (photo.shape[1], photo.shape[0]), vram=vram, on_part=event)
     recipe = as_loaded(recipe, model)
     with running(recipe):
         latents = _latents(recipe, photo, model, event, notice, on_preview)
         return Clip(decode(model, latents, event, notice), recipe, latents[0].cpu().numpy())
+
+
+def load_for(
+    recipe: Recipe, folder: ModelFolder, size: tuple[int, int], *, vram: float | None, on_part: OnEvent
+) -> Model:
+    """Load a resolved recipe's model, by the plan that its memory asks for.
+
+    Args:
+        recipe: whose clip is to be made.
+        folder: the model's.
+        size: the photo's width and height.
+        vram: a memory budget in GiB; see `choose_plan`.
+        on_part: as of `load_model`.
+
+    Raises:
+        RequestError, WeightsError: as `load_model`; a device that this machine lacks.
+    """
+    choose_device(recipe.device)
+    plan, _ = choose_plan(recipe, folder, size, vram)
+    hold_to(recipe.device, vram)
+    chosen: dict[str, Any] = {name: getattr(recipe, name) for name in ("device", "dtype", "attention", "compile")}
+    return load_model(folder, **chosen, plan=plan, on_part=on_part)
 
 
 def denoise(

@@ -12,7 +12,18 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "consisti2v_cli"
 CODE = (".py", ".pyc")
 TOP = {"consisti2v_cli", "tests", "completions", "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE"}
-TORCHLESS = ("clip", "layout", "media.video", "resolve", "sources", "state", "weights", "weights.devices", "work")
+TORCHLESS = (
+    "budget",
+    "clip",
+    "layout",
+    "media.video",
+    "resolve",
+    "sources",
+    "state",
+    "weights",
+    "weights.devices",
+    "work",
+)
 
 
 def test_nothing_unexpected_stands_at_the_top():

@@ -17,7 +17,7 @@ from consisti2v_cli.commands.claims import Claims
 from consisti2v_cli.commands.console import Console, interrupts_held
 from consisti2v_cli.commands.made import Made
 from consisti2v_cli.commands.making import load, save
-from consisti2v_cli.commands.memory import machine_memory, spell
+from consisti2v_cli.commands.memory import planned, warn_of_memory
 from consisti2v_cli.commands.plan import heading
 from consisti2v_cli.errors import WeightsError
 from consisti2v_cli.recipe import CAMERA, to_dict
@@ -79,7 +79,7 @@ class Batch:
         for job in self.jobs:
             self._warn(job)
             outputs = job.outputs.listed(job.paths)
-            shown = {"input": job.input.name, "outputs": outputs, "memory_bytes": job.memory}
+            shown = {"input": job.input.name, "outputs": outputs, "memory_bytes": job.memory, "plan": str(job.plan)}
             line = json.dumps({**shown, "recipe": to_dict(job.recipe)})
             self.console.result(line if self.options["json"] else _describe(job, outputs))
         return self._end(f"{len(self.jobs)} to make")
@@ -194,7 +194,7 @@ class Batch:
         wanted = _model_key(job)
         if self._loaded is None or self._loaded[0] != wanted:
             self._loaded = None  # its memory is needed
-            self._loaded = (wanted, load(job.folder, job.recipe, self.console))
+            self._loaded = (wanted, load(job, self.console))
         return self._loaded[1]
 
     def _save(self, film: Film, job: Job, seconds: float) -> None:
@@ -228,13 +228,7 @@ class Batch:
         if self.left_out:
             ways = "another --seed makes others, -y makes them again"
             self.console.notice(f"Made already: {_listed(self.left_out)}; {ways}.")
-        for device, memory in sorted({(job.recipe.device, job.memory) for job in self.jobs}, reverse=True)[:1]:
-            there = machine_memory(device)
-            if there is not None and memory > there:
-                self.console.notice(
-                    f"This takes about {spell(memory)} of memory, and {device} has {spell(there)}: "
-                    "a smaller --size or fewer --frames take less."
-                )
+        warn_of_memory(self.jobs, self.console)
 
     def _warn(self, job: Job) -> None:
         """What will cost a clip its quality, before it is made."""
@@ -258,7 +252,8 @@ class Batch:
 
 
 def _model_key(job: Job) -> tuple[object, ...]:
-    return job.folder.path, job.recipe.device, job.recipe.dtype, job.recipe.attention, job.recipe.compile
+    recipe = job.recipe
+    return job.folder.path, recipe.device, recipe.dtype, recipe.attention, recipe.compile, job.plan, job.wish.vram
 
 
 def _describe(job: Job, outputs: Sequence[str]) -> str:
@@ -266,10 +261,7 @@ def _describe(job: Job, outputs: Sequence[str]) -> str:
     recipe = job.recipe
     model = f"{recipe.steps} steps of {recipe.sampler}, seed {recipe.seed}, {recipe.model} in {recipe.dtype}"
     how = "the layout alone" if recipe.layout_only else f"{model} on {recipe.device}"
-    return (
-        f"{heading(job, outputs)}, {recipe.frames} frames at {recipe.fps:g} a second, {how}, "
-        f"about {spell(job.memory)} of memory"
-    )
+    return f"{heading(job, outputs)}, {recipe.frames} frames at {recipe.fps:g} a second, {how}, {planned(job)}"
 
 
 def _listed(paths: Sequence[Path]) -> str:

@@ -23,8 +23,17 @@ from consisti2v_cli.recipe import Recipe
 if TYPE_CHECKING:
     from consisti2v_cli.weights import ModelFolder
 
-LIBRARIES = ("torch", "diffusers", "transformers", "huggingface-hub", "safetensors", "pillow", "imageio-ffmpeg")
-EXTRAS = ("xformers", "accelerate", "textual-image")  # shown where they are installed
+LIBRARIES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "huggingface-hub",
+    "safetensors",
+    "pillow",
+    "imageio-ffmpeg",
+)
+EXTRAS = ("xformers", "textual-image")  # shown where they are installed
 VARIABLES = ("CUDA_VISIBLE_DEVICES", "HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "OMP_NUM_THREADS")
 RELEASED_BYTES = 7_000_000_000  # that the released model takes on the disk, about
 PHOTO = (4000, 3000)  # width and height of what cameras make
@@ -226,11 +235,11 @@ def _choice(devices: list[dict[str, Any]], findings: Findings) -> dict[str, Any]
     from consisti2v_cli.weights.registry import FULL
 
     model, device = choose(), choose_device() if "torch" in sys.modules else "cpu"
-    dtype = choose_dtype("auto", device)
+    dtype = choose_dtype("auto", device) if "torch" in sys.modules else "fp32"
     absent = f"the weights of {FULL} are not here: consisti2v fetch-weights"
     because = "its weights are here" if model == FULL else absent
     folder = find(model)
-    needed = _needed(folder, device, dtype) if folder else None
+    plan, needed = (_planned(folder, device, dtype) if folder else None) or (None, None)
     if model == FULL and device == "cpu":
         findings.warnings.append(f"There is no GPU: {FULL} is slow here; --model sketch is not.")
     memory = next(entry for entry in devices if entry["device"].startswith(device))["memory_bytes"]
@@ -238,18 +247,21 @@ def _choice(devices: list[dict[str, Any]], findings: Findings) -> dict[str, Any]
         findings.warnings.append(
             f"A clip of {model} needs about {_size(needed)} of memory; {device} has {_size(memory)}."
         )
-    return {"model": model, "because": because, "device": device, "dtype": dtype, "memory_for_a_clip_bytes": needed}
+    chosen = {"model": model, "because": because, "device": device, "dtype": dtype}
+    return {**chosen, "memory_for_a_clip_bytes": needed, "plan": plan}
 
 
-def _needed(folder: ModelFolder, device: str, dtype: str) -> int | None:
-    from consisti2v_cli.commands.memory import estimate_memory
+def _planned(folder: ModelFolder, device: str, dtype: str) -> tuple[str, int] | None:
+    """The plan for a clip of the model's own size, in words, and the memory that it takes."""
+    from consisti2v_cli.budget import choose_plan
     from consisti2v_cli.resolve import model_defaults
     from consisti2v_cli.weights import read_settings
 
     try:
         side = read_settings(folder).native_size
         known = model_defaults(folder) | {"width": side, "height": side, "device": device, "dtype": dtype}
-        return estimate_memory(Recipe(prompt="any", seed=0, **known), folder, PHOTO)
+        plan, needed = choose_plan(Recipe(prompt="any", seed=0, **known), folder, PHOTO)
+        return str(plan), needed
     except (WeightsError, ImportError, OSError):
         return None  # said elsewhere
 

@@ -161,7 +161,7 @@ def _jobs(wish: Wish, beginning: Beginning, console: Console) -> tuple[list[Job]
 
     Where no seed was asked for, that of an unfinished film is taken, and it is gone on with.
     """
-    from consisti2v_cli.commands.memory import estimate_memory
+    from consisti2v_cli.budget import choose_plan
     from consisti2v_cli.commands.plan import Job, Settler, take_orders
     from consisti2v_cli.sources import settle
     from consisti2v_cli.work import find_unfinished
@@ -183,9 +183,10 @@ def _jobs(wish: Wish, beginning: Beginning, console: Console) -> tuple[list[Job]
     if orders[0].problem:
         raise orders[0].problem
     height, width, _ = beginning.picture.shape
-    memory = estimate_memory(recipe, model, (width, height))
+    plan, memory = choose_plan(recipe, model, (width, height), wish.vram)
     recipes = [replace(recipe, seed=order.draft.seed) for order in orders if order.draft]
-    return [Job(wish, each, order.paths, model, memory) for each, order in zip(recipes, orders, strict=True)], beginning
+    each = zip(recipes, orders, strict=True)
+    return [Job(wish, recipe, order.paths, model, memory, plan) for recipe, order in each], beginning
 
 
 def _not_taken_over(own: Recipe, recipe: Recipe, asked: set[str]) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from consisti2v_cli.commands.console import Console, interrupts_held
 from consisti2v_cli.commands.made import Made, recipe_in
 from consisti2v_cli.commands.making import load, save
-from consisti2v_cli.commands.memory import spell
+from consisti2v_cli.commands.memory import planned, warn_of_memory
 from consisti2v_cli.commands.plan import heading
 from consisti2v_cli.errors import ConsistI2VError, WeightsError
 from consisti2v_cli.recipe import Recipe, same_clip, to_dict
@@ -70,12 +70,13 @@ class Filming:
         """Print the plan: a line, or a JSON object, a film. Returns the exit code."""
         from consisti2v_cli.work import Work, chunks_folder, work_name
 
+        warn_of_memory(self.jobs, self.console)
         for job in self.jobs:
             outputs = job.outputs.listed(job.paths)
             done = Work(chunks_folder() / work_name(job.recipe, job.folder)).done()
             length = self.beginning.length(job.recipe)
-            shown = {"input": job.input.name, "outputs": outputs, "memory_bytes": job.memory, "film_frames": length}
-            line = json.dumps({**shown, "chunks_done": done, "recipe": to_dict(job.recipe)})
+            shown = {"input": job.input.name, "outputs": outputs, "memory_bytes": job.memory, "plan": str(job.plan)}
+            line = json.dumps({**shown, "film_frames": length, "chunks_done": done, "recipe": to_dict(job.recipe)})
             self.console.result(line if self.options["json"] else _describe(job, outputs, length, done))
         return 0
 
@@ -88,6 +89,7 @@ class Filming:
         """
         from consisti2v_cli.media.scratch import remove_leftovers
 
+        warn_of_memory(self.jobs, self.console)
         for place in {path.parent for job in self.jobs for path in job.paths}:
             remove_leftovers(place)
         if self.options["preview"]:
@@ -228,7 +230,7 @@ class Filming:
 
     def _loaded(self, job: Job) -> Model:
         if self._model is None:
-            self._model = load(job.folder, job.recipe, self.console)
+            self._model = load(job, self.console)
         return self._model
 
     @contextmanager
@@ -288,5 +290,5 @@ def _describe(job: Job, outputs: Sequence[str], length: int, done: int) -> str:
         f"{heading(job, outputs)}, {length} frames at {recipe.fps:g} a second, "
         f"{recipe.chunks} chunks of {recipe.frames} frames, {done} of them there already, "
         f"{recipe.steps} steps of {recipe.sampler}, seed {recipe.seed}, {recipe.model} in {recipe.dtype} on "
-        f"{recipe.device}, about {spell(job.memory)} of memory"
+        f"{recipe.device}, {planned(job)}"
     )

@@ -22,13 +22,21 @@ if TYPE_CHECKING:
     from consisti2v_cli.commands.claims import Claim, Claims
     from consisti2v_cli.commands.console import Console
     from consisti2v_cli.commands.output import Outputs
-    from consisti2v_cli.commands.plan import Order, Settler
+    from consisti2v_cli.commands.plan import Job, Order, Settler
     from consisti2v_cli.commands.wishes import Wish
     from consisti2v_cli.recipe import Recipe
     from consisti2v_cli.weights import ModelFolder
     from consisti2v_cli.weights.load import Model
 
-OF_THE_PROCESS = ("quiet", "verbose", "json", "preview", "shard", "device")  # options that change no clip's name
+OF_THE_PROCESS = (
+    "quiet",
+    "verbose",
+    "json",
+    "preview",
+    "shard",
+    "device",
+    "vram",
+)  # options that change no clip's name
 MANY = 100  # inputs: looking at so many takes long enough for a progress bar
 
 
@@ -147,24 +155,31 @@ def find_model(name: str | None, console: Console, revision: str | None = None) 
     return require(chosen, revision)
 
 
-def load(folder: ModelFolder, recipe: Recipe, console: Console) -> Model:
-    """Load a model as a recipe wants it, with a bar. RequestError and WeightsError as `load_model`."""
+def load(job: Job, console: Console) -> Model:
+    """Load a model as a clip wants it, with a bar. RequestError and WeightsError as `load_model`."""
     from consisti2v_cli.weights.load import load_model
+    from consisti2v_cli.weights.offload import hold_to
 
-    console.detail(f"Model: {folder.name} from {folder.path}, {recipe.dtype} on {recipe.device}")
+    folder, recipe = job.folder, job.recipe
+    console.detail(f"Model: {folder.name} from {folder.path}, {recipe.dtype} on {recipe.device}, plan: {job.plan}")
+    hold_to(recipe.device, job.wish.vram)
     if recipe.compile:
         console.notice(
             "The network is compiled: the first step of a size takes minutes, unless it was compiled before."
         )
     with console.progress(folder.name) as report:
-        return load_model(
+        model = load_model(
             folder,
             device=recipe.device,
             dtype=recipe.dtype,
             attention=recipe.attention,
             compile=recipe.compile,
+            plan=job.plan,
             on_part=report,
         )
+    if model.plan != job.plan:
+        console.notice(f"Not enough memory on {recipe.device} for the model at once; now: {model.plan}.")
+    return model
 
 
 def save(

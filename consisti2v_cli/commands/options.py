@@ -233,6 +233,14 @@ machine_options = together(
         default=False,
         help="Compile the network with torch: takes minutes once for a model and size; steps are faster then.",
     ),
+    option(
+        "--vram",
+        type=Share(0.1, 1024),
+        metavar="GIB",
+        default=None,
+        default_text="what is free on cuda; no limit on a CPU",
+        help="A memory budget to keep to: where it asks for that, parts take turns, and weights come piece by piece.",
+    ),
 )
 
 recipe_options = together(

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from consisti2v_cli.commands.inputs import Input, printable
-from consisti2v_cli.commands.memory import estimate_memory
 from consisti2v_cli.commands.output import Outputs
 from consisti2v_cli.commands.values import AUTO
 from consisti2v_cli.commands.wishes import Values, Wish
@@ -17,6 +16,7 @@ from consisti2v_cli.recipe import SIZE_STEP, Recipe
 
 if TYPE_CHECKING:
     from consisti2v_cli.commands.console import Console
+    from consisti2v_cli.plans import MemoryPlan
     from consisti2v_cli.weights import ModelFolder
 
 SHOWN = 60  # letters of a prompt in a plan
@@ -41,6 +41,7 @@ class Job:
     paths: tuple[Path, ...]  # one a format, of which some may be made already
     folder: ModelFolder  # the model's
     memory: int  # bytes at the peak, roughly
+    plan: MemoryPlan  # what is done to need no more
 
     @property
     def input(self) -> Input:
@@ -124,6 +125,7 @@ class Settler:
         Raises:
             ConsistI2VError: it cannot be made, for reasons of its own or of the whole run.
         """
+        from consisti2v_cli.budget import choose_plan
         from consisti2v_cli.media.image import read_image, read_size
         from consisti2v_cli.resolve import resolve
 
@@ -136,8 +138,8 @@ class Settler:
             read_image(entry.source, background=values["background"], name=entry.shown)
         own = {"prompt": order.draft.prompt, "seed": order.draft.seed, "input_name": entry.name}
         recipe = resolve(Recipe(**{**values, **own}), entry.source, folder, size=size)
-        memory = estimate_memory(recipe, folder, size)
-        return Job(wish, recipe, order.paths, folder, memory)
+        plan, memory = choose_plan(recipe, folder, size, wish.vram)
+        return Job(wish, recipe, order.paths, folder, memory, plan)
 
     def shared(self, wish: Wish) -> tuple[ModelFolder, dict[str, Any]]:
         """The model, and the fields of the recipe that do not depend on the image: what was asked for, then the

@@ -31,6 +31,7 @@ class Wish:
     asked: frozenset[str] = frozenset()  # names of the parameters that were asked for
     of_recipe: bool = False  # the rest comes from a recipe, be it of another machine
     any_seed: bool = False  # none was asked for: clips with others are as good
+    vram: float | None = None  # GiB that it may take; None: what there is
     where: str = ""  # the manifest's line; what is wrong there concerns no other input
 
     def explain(self, error: Exception) -> str:
@@ -94,6 +95,7 @@ class Request:
             "asked": self.asked,
             "of_recipe": self.base is not None,
             "any_seed": self.any_seed,
+            "vram": self.options.get("vram"),
             "where": where,
         }
         return [Wish(entry, **common) for entry in inputs]

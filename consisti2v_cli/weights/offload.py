@@ -36,6 +36,13 @@ def arrange(model: Model) -> None:
         _stream(model)
 
 
+def hold_to(device: str, vram: float | None) -> None:
+    """Have torch take no more of a graphics card than a budget in GiB, so that what does not fit is noticed."""
+    if vram is not None and device.partition(":")[0] == "cuda":
+        there = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, vram * 2**30 / there), torch.device(device).index)
+
+
 def on_device(model: Model, part: str) -> Any:
     """The text encoder or the autoencoder, called to the model's device where it waited elsewhere."""
     return getattr(model, part).to(model.device)

@@ -207,6 +207,29 @@ def test_a_dry_run_says_what_it_takes_and_makes_nothing(small, call, boat, tiny_
     assert list(tmp_path.glob("*.mp4")) == []
 
 
+def test_a_dry_run_says_by_which_plan_it_keeps_to_a_budget(call, boat, tiny_model):
+    large = [boat, "moves left", "--model", tiny_model, "--size", "512x512", "--frames", "16", "--dtype", "fp32"]
+    asked = ["animate", *large, "--dry-run", "--seed", "7"]
+    shown = [call(*asked, "--json", *more) for more in ([], ["--vram", "0.69"], ["--vram", "0.1"])]
+    plans = [json.loads(planned.stdout) for planned in shown]
+    assert [plan["plan"].count("one branch of guidance at a time") for plan in plans] == [0, 1, 1]
+    assert plans[0]["plan"] == "all at once"
+    assert plans[1]["memory_bytes"] < 0.69 * 2**30 < plans[0]["memory_bytes"]
+    assert plans[0]["recipe"] == plans[1]["recipe"]
+    assert "--vram" not in shown[1].stderr
+    assert "--vram allows 107 MB" in shown[2].stderr
+    assert call(*asked, "--vram", "0.75").stdout.endswith("MB of memory, plan: wide layers piece by piece\n")
+    wrong = call(*asked, "--vram", "0")
+    assert wrong.returncode == 2
+    assert "0.1 to 1024" in wrong.stderr
+
+
+def test_a_clip_is_made_by_a_plan(small, boat, tmp_path):
+    made = small(boat, "moves left", "--seed", "7", "--vram", "0.1", "-v")
+    assert (made.returncode, made.stdout) == (0, "boat.mp4\n")
+    assert "plan: wide layers piece by piece; one branch" in made.stderr
+
+
 WRONG = [
     (["--size", "130x128"], "130"),
     (["--size", "130x128"], "128 and 136"),

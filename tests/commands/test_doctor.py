@@ -55,6 +55,7 @@ def test_a_fresh_machine(run, tmp_path):
     assert told["choice"]["model"] == "sketch"
     assert "fetch-weights" in told["choice"]["because"]
     assert told["choice"]["memory_for_a_clip_bytes"] > 20_000_000
+    assert told["choice"]["plan"] == "all at once"
     assert [model["model"] for model in told["models"]] == ["sketch"]
     assert told["folders"]["weights"] == "~/hub/hub"
     assert told["folders"]["weights_free_bytes"] > 0

@@ -241,8 +241,11 @@ def test_a_dry_run_says_what_would_be_made_and_what_is_there(extend, tmp_path):
     assert [line["recipe"]["seed"] for line in lines] == [7, 8]
     assert all(line["memory_bytes"] > 100_000 for line in lines)
     planned = extend("boat.jpg", "x", "--chunks", "3", "--dry-run")
-    for part in ("boat.jpg -> boat.mp4", "7 frames", "3 chunks of 3 frames", "0 of them"):
+    for part in ("boat.jpg -> boat.mp4", "7 frames", "3 chunks of 3 frames", "0 of them", "plan: all at once"):
         assert part in planned.stdout
+    planned = extend("boat.jpg", "x", "--dry-run", "--vram", "0.1")
+    assert "one branch of guidance at a time" in planned.stdout
+    assert "--vram allows 107 MB" in planned.stderr
     assert (list(tmp_path.glob("*.mp4")), work_folders()) == ([], [])
 
 

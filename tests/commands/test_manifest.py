@@ -205,6 +205,11 @@ def test_images_beside_a_manifest(planned, boat):
     assert [(plan["input"], plan["recipe"]["prompt"]) for plan in plans] == [("boat.jpg", "waves"), ("a.jpg", "fog")]
 
 
+def test_rows_have_budgets_of_their_own(planned):
+    _, plans = planned("list.csv", "input,vram\na.jpg,\na.jpg,0.1\n", "waves")
+    assert [plan["plan"] == "all at once" for plan in plans] == [True, False]
+
+
 def test_models_change_where_rows_say_so(call, tiny_model, model_copy, place, tmp_path):
     rows = [("a.jpg", ""), ("photos/b.jpg", model_copy), ("photos/c.jpg", tmp_path / "no-model")]
     (place / "list.csv").write_text("input,model\n" + "".join(f"{name},{model}\n" for name, model in rows))

@@ -4,6 +4,9 @@ import json
 import os
 import pickle
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -161,6 +164,48 @@ def test_tensors_that_do_not_fit_are_named(model_copy, tiny_model, file):
             load_part(model_copy, part)
         assert part in str(error.value)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_kernels_have_their_channels_last_where_these_are_last(tiny_model, dtype):
+    held = load_part(tiny_model, "unet", dtype=dtype).state_dict()
+    kernels = {name: value for name, value in held.items() if value.dim() > 3}
+    assert {value.dim() for value in kernels.values()} == {4, 5}
+    for value in kernels.values():
+        planes = value.squeeze(-1) if value.dim() == 5 else value
+        assert planes.is_contiguous(memory_format=torch.channels_last)
+    kernel = load_part(tiny_model, "vae").state_dict()["decoder.conv_in.weight"]
+    assert kernel.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_what_is_used_as_it_is_stays_in_the_file(tiny_model):
+    """Nothing else keeps the file mapped: what is converted is copied, and the mapping that it was read from goes."""
+    path = str(tiny_model / UNET)
+
+    def mappings():
+        lines = [line for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(path)]
+        return [range(*(int(end, 16) for end in line.split()[0].split("-"))) for line in lines]
+
+    before = len(mappings())
+    whole = load_part(tiny_model, "unet")
+    mapped = mappings()
+    assert len(mapped) == before + 1
+    assert any(whole.conv_in.bias.data_ptr() in place for place in mapped)
+    assert not any(whole.conv_in.weight.data_ptr() in place for place in mapped)
+    halved = load_part(tiny_model, "unet", dtype=torch.float16)
+    assert len(mappings()) <= before + 2  # for the rotary frequencies
+    del whole, halved
+    assert len(mappings()) == before
+
+
+def test_loading_holds_little_more_than_the_files_or_what_becomes_of_them(tmp_path):
+    """A model of half a gigabyte, in processes of their own."""
+    script = Path(__file__).parents[1] / "benchmarks" / "memory.py"
+    command = [sys.executable, script, "loading", "--scale", "4", "--folder", tmp_path]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    shares = {line.split()[0]: float(line.split()[2]) for line in shown[2:]}
+    assert shares.keys() == {"fp32", "bf16"}
+    assert all(0.4 < share < 1.2 for share in shares.values())
 
 
 def test_many_missing_tensors_are_counted(model_copy):
