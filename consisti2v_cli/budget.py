@@ -25,6 +25,7 @@ NETWORK_MAPS = 32
 CHUNKED_MAPS = 21
 DECODER_MAPS = 4
 WORKSPACE = 256 * 2**20  # on a graphics card: what its libraries take beside tensors
+USABLE = 0.92  # of a graphics card: a desktop takes some of it
 STREAMED = 3  # how many of the largest layers are on the device at a time: one computes, one comes, one goes
 
 
@@ -38,19 +39,23 @@ def choose_plan(
         recipe: with its size resolved.
         folder: the model's.
         size: the photo's width and height; it is read before the model is loaded.
-        vram: the budget in GiB; by default what is free of the device's own memory, and no limit on a CPU.
+        vram: the budget in GiB; by default most of the device's own memory, be it free or not, so that the same recipe
+            is computed in the same way each time; no limit on a CPU.
 
     Raises:
         WeightsError: a header or a configuration is damaged.
     """
-    budget = vram * GIB if vram is not None else _free(recipe.device)
+    budget = vram * GIB if vram is not None else _own_memory(recipe.device)
     if budget is None or recipe.layout_only:
         return ALL_AT_ONCE, estimate(recipe, folder, size)
     plans = (replace(plan, tiled=tiled) for plan in plans_for(recipe.device) for tiled in (False, True))
-    needs = {plan: estimate(recipe, folder, size, plan) for plan in plans}
+    needs: dict[MemoryPlan, int] = {}
+    for plan in plans:
+        needs[plan] = estimate(recipe, folder, size, plan)
+        if needs[plan] <= budget:
+            return plan, needs[plan]
     smallest = min(reversed(needs), key=lambda plan: needs[plan])  # the last of those that take as much
-    chosen = next((plan for plan, need in needs.items() if need <= budget), smallest)
-    return chosen, needs[chosen]
+    return smallest, needs[smallest]
 
 
 def estimate(recipe: Recipe, folder: ModelFolder, size: tuple[int, int], plan: MemoryPlan = ALL_AT_ONCE) -> int:
@@ -72,13 +77,13 @@ def estimate(recipe: Recipe, folder: ModelFolder, size: tuple[int, int], plan: M
     return WORKSPACE + max(unet + network, unet_waits + weights["vae"] + decoder, unet_waits + weights["text_encoder"])
 
 
-def _free(device: str) -> int | None:
-    """Bytes that nobody takes of a device's own memory; None where it has none."""
+def _own_memory(device: str) -> float | None:
+    """Bytes of a device's own memory that a clip may take; None where it has none."""
     if device.partition(":")[0] not in OWN_MEMORY:
         return None
     import torch
 
-    return int(torch.cuda.mem_get_info(device)[0])
+    return USABLE * float(torch.cuda.get_device_properties(device).total_memory)
 
 
 def _numbers(folder: ModelFolder, part: str) -> list[int]:

@@ -60,9 +60,12 @@ class ClipDenoiser:
 
     def project_text(self, text: Tensor) -> Any:
         """The text condition, prepared once for all steps: where the network's weights lie."""
-        device = next(self.model.unet.parameters()).device
-        projected = self.model.unet.project_text(text.to(device))
-        return tuple((keys.to(text.device), values.to(text.device)) for keys, values in projected)
+
+        def project() -> Any:
+            projected = self.model.unet.project_text(text.to(next(self.model.unet.parameters()).device))
+            return tuple((keys.to(text.device), values.to(text.device)) for keys, values in projected)
+
+        return in_less_memory(self.model, project, self.notice)
 
     def _parts(self, branches: int) -> list[slice]:
         """Which branches of guidance are computed at a time."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # torch's words on cuda, mps and a CPU
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")  # torch's words
 
 
 class ConsistI2VError(Exception):
@@ -30,5 +30,5 @@ class WeightsError(ConsistI2VError):
 def lacks_memory(error: Exception) -> bool:
     """Whether an error of Python's or torch's says that the memory is used up; on most devices a mere RuntimeError."""
     return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+        isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _NO_MEMORY)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 CHUNKS = 4  # more save nothing: then something else is the widest
@@ -52,6 +53,13 @@ def plans_for(device: str) -> list[MemoryPlan]:
     if device.partition(":")[0] in OWN_MEMORY:
         return list(PLANS)
     return list(dict.fromkeys(replace(plan, parts_apart=False, streamed=False) for plan in PLANS))
+
+
+def smallest(plans: Iterable[MemoryPlan]) -> MemoryPlan:
+    """The plan that keeps to the memory of each of several: the last of `PLANS` among them, in tiles if any is."""
+    known = list(plans)
+    ranked = [(plan.streamed, plan.branches_apart, plan.feed_forward_chunks, plan.parts_apart) for plan in known]
+    return replace(known[ranked.index(max(ranked))], tiled=any(plan.tiled for plan in known))
 
 
 def next_plan(plan: MemoryPlan, device: str) -> MemoryPlan | None:

@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,7 +21,7 @@ from benchmarks.memory_tracker import (
 
 from consisti2v_cli.budget import BASELINE, CHUNKED_MAPS, DECODER_MAPS, GIB, NETWORK_MAPS, choose_plan, estimate
 from consisti2v_cli.model import UNetConfig, VideoUNet
-from consisti2v_cli.plans import ALL_AT_ONCE, CHUNKS, PLANS, MemoryPlan, next_plan, plans_for
+from consisti2v_cli.plans import ALL_AT_ONCE, CHUNKS, PLANS, MemoryPlan, next_plan, plans_for, smallest
 from consisti2v_cli.recipe import Recipe
 from consisti2v_cli.weights import ModelFolder
 
@@ -160,10 +162,18 @@ def test_the_fastest_plan_that_keeps_to_the_budget(released, size, dtype, vram, 
     assert memory <= vram * GIB or vram == 0.1
 
 
-def test_what_is_free_of_the_card_is_the_budget(released, monkeypatch):
-    for free, expected in ((80, ALL_AT_ONCE), (3.5, APART), (1.9, PLANS[4])):
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (int(free * GIB), 80 * GIB))
+def test_the_card_is_the_budget_whatever_is_free_of_it(released, monkeypatch):
+    """So that the same recipe is computed in the same way each time."""
+    for total, expected in ((80, ALL_AT_ONCE), (4, APART), (2.1, PLANS[4])):
+        card = SimpleNamespace(total_memory=int(total * GIB))
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device, card=card: card)
         assert choose_plan(recipe(), released, PHOTO)[0] == expected
+
+
+def test_one_plan_for_clips_of_several_sizes():
+    assert smallest([ALL_AT_ONCE, PLANS[3], PLANS[1]]) == PLANS[3]
+    assert smallest([PLANS[4], PLANS[3]]) == PLANS[4]
+    assert smallest([MemoryPlan(tiled=True), PLANS[2]]) == replace(PLANS[2], tiled=True)
 
 
 def test_on_a_cpu_only_a_budget_makes_a_plan(released):

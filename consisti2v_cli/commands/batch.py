@@ -194,7 +194,10 @@ class Batch:
         wanted = _model_key(job)
         if self._loaded is None or self._loaded[0] != wanted:
             self._loaded = None  # its memory is needed
-            self._loaded = (wanted, load(job, self.console))
+            from consisti2v_cli.plans import smallest
+
+            plan = smallest(each.plan for each in self.jobs if _model_key(each) == wanted)  # one will do for all
+            self._loaded = (wanted, load(replace(job, plan=plan), self.console))
         return self._loaded[1]
 
     def _save(self, film: Film, job: Job, seconds: float) -> None:
@@ -253,7 +256,7 @@ class Batch:
 
 def _model_key(job: Job) -> tuple[object, ...]:
     recipe = job.recipe
-    return job.folder.path, recipe.device, recipe.dtype, recipe.attention, recipe.compile, job.plan, job.wish.vram
+    return job.folder.path, recipe.device, recipe.dtype, recipe.attention, recipe.compile, job.wish.vram
 
 
 def _describe(job: Job, outputs: Sequence[str]) -> str:

@@ -157,13 +157,16 @@ def find_model(name: str | None, console: Console, revision: str | None = None) 
 
 def load(job: Job, console: Console) -> Model:
     """Load a model as a clip wants it, with a bar. RequestError and WeightsError as `load_model`."""
+    from consisti2v_cli.plans import ALL_AT_ONCE
     from consisti2v_cli.weights.load import load_model
     from consisti2v_cli.weights.offload import hold_to
 
     folder, recipe = job.folder, job.recipe
     console.detail(f"Model: {folder.name} from {folder.path}, {recipe.dtype} on {recipe.device}, plan: {job.plan}")
     hold_to(recipe.device, job.wish.vram)
-    if recipe.compile:
+    if job.plan != ALL_AT_ONCE:
+        console.notice(f"To save memory: {job.plan}.")
+    if recipe.compile and not job.plan.streamed:
         console.notice(
             "The network is compiled: the first step of a size takes minutes, unless it was compiled before."
         )

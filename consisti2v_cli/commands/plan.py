@@ -168,7 +168,9 @@ class Settler:
             check_format(format, SIZE_STEP, SIZE_STEP, values.get("smooth") or values["fps"])  # sizes are multiples
         if values.get("layout_only"):  # no device is needed: torch is not imported to ask for them
             return folder, values | {"device": "cpu", "dtype": "fp32"}
-        return folder, values | self._place(values, wish)
+        values |= self._place(values, wish)
+        _check_ways(values)
+        return folder, values
 
     def _folder(self, asked: Values) -> ModelFolder:
         from consisti2v_cli.commands.making import find_model
@@ -201,3 +203,18 @@ class Settler:
             dtype = dtype if "dtype" in wish.asked else AUTO
             self.console.notice(f"The recipe was made on {device}, which this machine lacks; {place} is used.")
         return {"device": place, "dtype": choose_dtype(dtype, place)}
+
+
+def _check_ways(values: Values) -> None:
+    """Raise RequestError where the network cannot be computed here in the way that was asked for."""
+    if values.get("attention") != "xformers" and not values.get("compile"):
+        return
+    import torch
+
+    from consisti2v_cli.weights.backends import check_attention, check_compiler
+    from consisti2v_cli.weights.load import DTYPES
+
+    device = torch.device(values["device"])
+    check_attention(values.get("attention", "sdpa"), device, DTYPES[values["dtype"]])
+    if values.get("compile"):
+        check_compiler(device)

@@ -11,7 +11,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from consisti2v_cli.commands.options import BOUNDED
+from consisti2v_cli.commands.options import BOUNDED, DEFAULTS
 from consisti2v_cli.errors import RequestError
 from consisti2v_cli.recipe import FAST, OF_MODEL, RANGES, Recipe, check, from_json, own_fields
 
@@ -62,12 +62,22 @@ def requested_values(
         if "chunks" in given and "prompt_at" not in given:  # those of chunks that are no more
             values["prompt_at"] = {n: text for n, text in base.prompt_at.items() if int(n) <= values["chunks"]}
     if options.get("fast"):
-        given = _fields({name: value for name, value in options.items() if name in asked}, own)
-        values |= {name: value for name, value in FAST.items() if given.get(name) is None}
+        values |= _fast(
+            values, _fields({name: value for name, value in options.items() if name in asked}, own), asked, base
+        )
     values["seed"] = _seed(values.get("seed"), base)
     values["command"] = command
     _check(values)
     return values
+
+
+def _fast(values: Mapping[str, Any], given: Mapping[str, Any], asked: set[str], base: Recipe | None) -> dict[str, Any]:
+    """What --fast settles: all that is not given beside it; configured, what no recipe and no configuration settles."""
+    if "fast" in asked:
+        return {name: value for name, value in FAST.items() if given.get(name) is None}
+    if base is not None:
+        return {}
+    return {name: value for name, value in FAST.items() if values.get(name) in (None, DEFAULTS[name])}
 
 
 def _fields(options: Mapping[str, Any], own: frozenset[str] | set[str]) -> dict[str, Any]:

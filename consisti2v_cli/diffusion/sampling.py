@@ -89,7 +89,7 @@ def sample(
     )
     draws = _draws(scheduler, generator or torch.default_generator)
     on_device = scheduler.timesteps.to(noise.device)
-    begin, end = (share * steps for share in guidance_interval)
+    begin, end = (round(share * steps, 6) for share in guidance_interval)  # 0.58 * 50 is a little less than 29
     for done, timestep in enumerate(scheduler.timesteps, start=1):
         noisy = scheduler.scale_model_input(latents, timestep)
         predict = guided if begin < done <= end else alone

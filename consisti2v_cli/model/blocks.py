@@ -2,7 +2,8 @@
 
 Feature maps are `b f h w c` with all frames of a video, the first one included. With the channels last, convolutions
 in space and in time, norms, linear layers and both kinds of tokens are views of one and the same memory: nothing is
-moved between the spatial and the temporal view.
+moved between the spatial and the temporal view. (On CUDA, torch's own group norm moves them all the same, unless the
+network is compiled.)
 """
 
 from __future__ import annotations

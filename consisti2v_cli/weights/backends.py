@@ -12,6 +12,8 @@ from consisti2v_cli.errors import RequestError
 from consisti2v_cli.model import BACKENDS, VideoUNet
 from consisti2v_cli.state import cache_folder
 
+MOST_SHAPES = 256  # sizes, and kinds of steps, that are compiled in a run
+
 
 def check_attention(attention: str, device: torch.device, dtype: torch.dtype) -> None:
     """Raise RequestError for a way to compute attention that there is not, or that does not work on this device."""
@@ -32,17 +34,19 @@ def check_attention(attention: str, device: torch.device, dtype: torch.dtype) ->
         ) from error
 
 
-def compile_network(unet: VideoUNet, device: torch.device) -> None:
-    """Have the network compiled when it is first used; what was compiled once is kept for later runs.
-
-    Raises:
-        RequestError: there is nothing here that compiles for this device.
-    """
-    if device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
+def check_compiler(device: torch.device) -> None:
+    """Raise RequestError where nothing is here that compiles a network for a device."""
+    if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):  # triton calls one too
         raise RequestError(
-            "--compile needs a C++ compiler, such as g++, and finds none; without it the clip is made too."
+            "--compile needs a C++ compiler, such as g++, and finds none; without --compile the clip is made too."
         )
     if device.type == "cuda" and not find_spec("triton"):
         raise RequestError("--compile needs triton on cuda: pip install triton; without it the clip is made too.")
+
+
+def compile_network(unet: VideoUNet) -> None:
+    """Have a network compiled when it is first used; what was compiled once is kept for later runs."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+    limit = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
+    setattr(torch._dynamo.config, limit, MOST_SHAPES)  # beyond it, torch would stop to compile without a word
     unet.compile(dynamic=False)

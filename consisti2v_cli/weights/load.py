@@ -15,7 +15,8 @@ from consisti2v_cli.errors import RequestError, WeightsError, lacks_memory
 from consisti2v_cli.model import UNetConfig, VideoUNet
 from consisti2v_cli.plans import ALL_AT_ONCE, OWN_MEMORY, MemoryPlan, next_plan
 
-from .backends import check_attention, compile_network
+from .backends import check_attention, check_compiler, compile_network
+from .devices import use_cores
 from .fill import fill, stored_tensors, survey
 from .folder import (
     SCHEDULE_FILE,
@@ -66,15 +67,19 @@ def load_model(
         raise WeightsError(f"The model in {folder.path} is not complete: {', '.join(lacking)} missing.")
     place = torch.device(device)
     kind = _dtype(dtype)
+    check_attention(attention, place, kind)
+    if compile:
+        check_compiler(place)
+    if place.type == "cpu":
+        use_cores()
     with _advice_to_mend(folder):
         check_configurations(folder)  # all of them, before the first of the weights
         schedule = read_schedule(folder.path)
         parts, plan = _load_parts(folder, place, kind, plan, on_part or _ignore)
         tokenizer = _load_tokenizer(folder.path / "tokenizer")
-    check_attention(attention, place, kind)
     parts["unet"].set_attention(attention)
     if compile:
-        compile_network(parts["unet"], place)
+        compile_network(parts["unet"])
     if on_part:
         on_part("loading", len(STEMS), len(STEMS))
     model = Model(

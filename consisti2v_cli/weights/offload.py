@@ -37,10 +37,14 @@ def arrange(model: Model) -> None:
 
 
 def hold_to(device: str, vram: float | None) -> None:
-    """Have torch take no more of a graphics card than a budget in GiB, so that what does not fit is noticed."""
-    if vram is not None and device.partition(":")[0] == "cuda":
+    """Have torch take no more of a graphics card than a budget in GiB, so that what does not fit is noticed.
+
+    `vram`: None for all of it.
+    """
+    if device.partition(":")[0] == "cuda":
         there = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, vram * 2**30 / there), torch.device(device).index)
+        share = 1.0 if vram is None else min(1.0, vram * 2**30 / there)
+        torch.cuda.set_per_process_memory_fraction(share, torch.device(device).index)
 
 
 def on_device(model: Model, part: str) -> Any:
@@ -112,6 +116,7 @@ def _stream(model: Model) -> None:
     # It warns of layers that are not used at each step: those that project the text.
     logging.getLogger("diffusers.hooks.group_offloading").setLevel(logging.ERROR)
     model.unet._compiled_call_impl = None  # what is compiled would not stay so where weights come and go
+    model.compiled = False
     model.unet.to("cpu")
     _empty_cache(model.device)
     apply_group_offloading(

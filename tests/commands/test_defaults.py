@@ -7,6 +7,7 @@ import pytest
 
 from consisti2v_cli.commands import COMMANDS, consisti2v
 from consisti2v_cli.commands.config import CONFIGURED
+from consisti2v_cli.recipe import FAST
 
 
 @pytest.fixture
@@ -188,3 +189,24 @@ def test_recipes_may_lack_prompt_and_seed_and_their_errors_name_the_file(plan, r
         shown = run("animate", boat, "moves left", "--recipe", "recipe.json", "--dry-run")
         assert shown.returncode == 2
         assert shown.stderr.startswith("Error: recipe.json: ")
+
+
+def planned(call, *arguments):
+    shown = call("animate", *arguments, "--model", "sketch", "--dry-run", "--json")
+    assert shown.returncode == 0, shown.stderr
+    return {name: json.loads(shown.stdout)["recipe"][name] for name in FAST}
+
+
+def test_fast_and_what_wins_over_it(call, boat, tmp_path):
+    """What is given beside it always; configured, it yields to recipes, and to what else is configured."""
+    asked = [boat, "waves", "--seed", "1"]
+    usual = planned(call, *asked)
+    assert usual != FAST
+    assert planned(call, *asked, "--fast") == FAST
+    assert planned(call, *asked, "--fast", "--steps", "7") == FAST | {"steps": 7}
+    (tmp_path / "old.json").write_text(json.dumps({"prompt": "old", "seed": 3, **usual}))
+    assert planned(call, *asked, "--recipe", "old.json") == usual
+    assert planned(call, *asked, "--recipe", "old.json", "--fast") == FAST
+    (tmp_path / "fast.toml").write_text("[animate]\nfast = true\nsteps = 9\n")
+    assert planned(call, *asked, "--config", "fast.toml") == FAST | {"steps": 9}
+    assert planned(call, *asked, "--config", "fast.toml", "--recipe", "old.json") == usual

@@ -312,12 +312,13 @@ class Recording:
         ({"guidance": 5.0, "guidance_interval": (0.25, 0.75)}, True, [(1, 1), (1, 2), (1, 2), (1, 1)]),
         ({"guidance": 5.0, "guidance_interval": (0.0, 0.5)}, False, [(2, 2), (2, 2), (1, 1), (1, 1)]),
         ({"guidance": 5.0, "guidance_interval": (0.5, 0.5)}, True, [(1, 1)] * 4),
+        ({"guidance": 5.0, "guidance_interval": (0.0, 0.58), "steps": 50}, True, [(1, 2)] * 29 + [(1, 1)] * 21),
     ],
 )
 def test_branches_that_a_step_takes(options: dict[str, Any], shares: bool, calls: list[tuple[int, int]]) -> None:
     denoiser = Recording(shares)
     noise, text = torch.randn(1, 4, 3, 2, 2), torch.randn(1, 5, 6)
-    sample(denoiser, noise, noise[:, :, :1], text, -text, steps=4, **options)
+    sample(denoiser, noise, noise[:, :, :1], text, -text, **{"steps": 4, **options})
     assert denoiser.calls == calls
 
 

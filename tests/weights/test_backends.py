@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from consisti2v_cli.errors import RequestError
-from consisti2v_cli.weights.backends import check_attention, compile_network
+from consisti2v_cli.weights.backends import check_attention, check_compiler
 from consisti2v_cli.weights.load import load_model
 
 CPU = torch.device("cpu")
@@ -66,9 +66,10 @@ def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr("consisti2v_cli.weights.backends.shutil.which", lambda name: None)
     with pytest.raises(RequestError, match="needs a C\\+\\+ compiler"):
         load_model(tiny_model, compile=True)
+    monkeypatch.setattr("consisti2v_cli.weights.backends.shutil.which", lambda name: "/usr/bin/c++")
     monkeypatch.setattr("consisti2v_cli.weights.backends.find_spec", lambda name: None)
     with pytest.raises(RequestError, match="needs triton"):
-        compile_network(load_model(tiny_model).unet, torch.device("cuda"))
+        check_compiler(torch.device("cuda"))
 
 
 @pytest.mark.slow
