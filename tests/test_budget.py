@@ -205,6 +205,7 @@ def test_plans_in_words():
     assert len({str(plan) for plan in PLANS}) == len(PLANS)
 
 
+@pytest.mark.slow
 def test_the_benchmark_prints_its_table():
     script = Path(__file__).parent / "benchmarks" / "memory.py"
     ran = subprocess.run(

@@ -398,7 +398,7 @@ def test_an_interrupt_ends_after_the_running_step_and_keeps_finished_clips(envir
     (tmp_path / "photos").mkdir()
     for name in ("a.jpg", "b.jpg"):
         shutil.copy(boat, tmp_path / "photos" / name)
-    options = ["--model", tiny_model, "--steps", "200", "--size", "64x64"]
+    options = ["--model", tiny_model, "--steps", "60", "--size", "64x64"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = start(environment, tmp_path, "photos", "moves left", *options, **pipes)
     while "b.jpg: steps" not in (line := process.stderr.readline()):
