@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from consisti2v_cli.errors import ConsistI2VError
+from consisti2v_cli.recipe import SIZE_STEP
 from consisti2v_cli.weights.load import Model
 from consisti2v_cli.weights.offload import OnNotice, in_less_memory, on_device, say_nothing, tiles_first, visit
 
@@ -63,7 +64,7 @@ def _encode(model: Model, picture: NDArray[np.uint8], generator: Generator | Non
     def encode() -> Any:
         return on_device(model, "vae").encode(pixels.to(model.device)).latent_dist
 
-    posterior = in_less_memory(model, encode, notice, step=tiles_first)
+    posterior = in_less_memory(model, encode, notice, step=partial(tiles_first, side=max(pixels.shape[2:])))
     latent: Tensor = posterior.mean.cpu()
     if generator is not None:
         latent = latent + posterior.std.cpu() * torch.randn(latent.shape, generator=generator)
@@ -83,9 +84,10 @@ def decode_frames(model: Model, latents: Tensor, notice: OnNotice = say_nothing)
     Raises:
         ConsistI2VError: a frame is not finite.
     """
+    step = partial(tiles_first, side=SIZE_STEP * max(latents.shape[3:]))
     with visit(model, "vae"):
         for number, latent in enumerate(latents.unbind(2), start=1):
-            pixels = in_less_memory(model, partial(_decode, model, latent), notice, step=tiles_first)
+            pixels = in_less_memory(model, partial(_decode, model, latent), notice, step=step)
             if not torch.isfinite(pixels).all():
                 raise ConsistI2VError(f"The decoder gave numbers that are not finite for frame {number}.")
             levels = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

@@ -158,7 +158,9 @@ def test_the_autoencoder_goes_on_in_tiles(model, monkeypatch):
     assert len(notices) == 1
     assert "tiles" in notices[0]
     assert model.plan == MemoryPlan(tiled=True)
-    assert tiles_first(model) == MemoryPlan(tiled=True, feed_forward_chunks=CHUNKS)
+    assert tiles_first(model, 2 * TILE) == MemoryPlan(tiled=True, feed_forward_chunks=CHUNKS)
+    model.plan = MemoryPlan()
+    assert tiles_first(model, TILE) == MemoryPlan(feed_forward_chunks=CHUNKS)  # one tile would be the whole
 
 
 @torch.no_grad()

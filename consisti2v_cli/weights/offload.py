@@ -96,9 +96,10 @@ def say_nothing(sentence: str) -> None:
     """Stands for whoever would hear of a notice."""
 
 
-def tiles_first(model: Model) -> MemoryPlan | None:
-    """The plan after one with which the autoencoder lacked memory."""
-    return _smaller(model) if model.plan.tiled else replace(model.plan, tiled=True)
+def tiles_first(model: Model, side: int) -> MemoryPlan | None:
+    """The plan after one with which the autoencoder lacked memory for a picture whose longer side has so many pixels."""
+    helps = side > TILE and not model.plan.tiled  # a smaller one is a tile by itself
+    return replace(model.plan, tiled=True) if helps else _smaller(model)
 
 
 def _smaller(model: Model) -> MemoryPlan | None:

@@ -1,13 +1,14 @@
 """Measure one guided step (two branches) of the network against the plain way of computing the same.
 
     python tests/benchmarks/step_speed.py [--size 256] [--frames 16] [--runs 3] [--dtypes fp32 bf16 fp16]
-        [--plain-dtype fp32] [--device auto] [--threads N] [--small]
+        [--plain-dtype fp32] [--device auto] [--threads N] [--small] [--profile]
 
 Both networks hold the same made-up weights, of the full 1.25 B configuration unless --small is given. Each goes once
 untimed, then they take turns, so that what slows the machine down slows all of them. The first row is the baseline:
 ratios say how many times faster the other medians are, and errors are relative to its output (norm of the difference
 over the norm). TFLOP are counted by torch on each network's own operations. On a GPU, GiB is the most that a step held:
-the row's own weights and all that it added. The text of `VideoUNet` is projected untimed, as a clip does it once.
+the row's own weights and all that it added. The text of `VideoUNet` is projected untimed, as a clip does it once. With
+--profile, a second table says on what kinds of operations each network spends its time, in one more step.
 
 Run by hand; at 256 pixels in float32 two CPU cores take about a quarter of an hour.
 """
@@ -28,6 +29,7 @@ from typing import Any
 import torch
 from plain_network import PlainNetwork, rotary_frequencies
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from consisti2v_cli.model import UNetConfig, VideoUNet
@@ -38,6 +40,14 @@ SMALL = UNetConfig(block_out_channels=(64, 128, 256, 256), num_heads=(1, 2, 4, 4
 FAST_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "bf16")  # of /proc/cpuinfo; the last is Arm's
 BRANCHES, TOKENS, TIMESTEP, SEED = 2, 77, 500, 7
 GIB = 2**30
+OPERATIONS = {  # kinds by what the names of torch's operations contain; the first that fits counts
+    "convolutions": ("conv",),
+    "attention": ("attention", "softmax"),
+    "products of matrices": ("mm", "bmm", "matmul", "linear"),
+    "norms": ("norm",),
+    "copies": ("copy", "cat", "clone", "index", "repeat", "reorder"),
+    "element by element": ("add", "mul", "silu", "gelu", "sigmoid", "lerp", "polar"),
+}
 
 
 @dataclass
@@ -69,6 +79,8 @@ def main() -> None:
     rows = [make_row(kind, config, dtype, weights_in[dtype], given) for kind, dtype in kinds]
     measure(rows, arguments.runs, device)
     print_table(rows)
+    if arguments.profile:
+        print_profile({f"{type(row.network).__name__} {row.dtype}": spent(row, device) for row in rows})
 
 
 def parse() -> argparse.Namespace:
@@ -81,6 +93,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, help="CPU threads; default: torch's choice")
     parser.add_argument("--small", action="store_true", help="a small network, to try the benchmark out")
+    parser.add_argument("--profile", action="store_true", help="say where the time goes, too")
     return parser.parse_args()
 
 
@@ -226,6 +239,29 @@ def print_table(rows: list[Row]) -> None:
         gib = f"{row.gib:.2f}" if row.gib else "-"
         print(f"{type(row.network).__name__:13} {row.dtype:5} {seconds:9.3f} {spread:>19}", end=" ")
         print(f"{baseline / seconds:6.2f} {row.teraflop:8.3f} {row.teraflop / seconds:8.3f} {row.error:8.1e} {gib:>6}")
+
+
+@torch.inference_mode()
+def spent(row: Row, device: torch.device) -> dict[str, float]:
+    """Seconds of one step by kind of operation; on a GPU, of its kernels."""
+    kinds = dict.fromkeys([*OPERATIONS, "other"], 0.0)
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
+    with profile(activities=activities) as found:
+        guided_step(row.network, *row.inputs)
+        synchronize(device)
+    for event in found.key_averages():
+        fitting = (kind for kind, words in OPERATIONS.items() if any(word in event.key for word in words))
+        microseconds = event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
+        kinds[next(fitting, "other")] += microseconds / 1e6
+    return kinds
+
+
+def print_profile(columns: dict[str, dict[str, float]]) -> None:
+    """Seconds and shares, a column for each network."""
+    print(f"\n{'seconds on':22}" + "".join(f"{name:>24}" for name in columns))
+    for kind in next(iter(columns.values())):
+        cells = [f"{found[kind]:.2f} ({found[kind] / sum(found.values()):.0%})" for found in columns.values()]
+        print(f"{kind:22}" + "".join(f"{cell:>24}" for cell in cells))
 
 
 if __name__ == "__main__":
