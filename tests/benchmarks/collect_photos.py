@@ -173,34 +173,30 @@ def opencv_video_frames(file: str, seconds: float) -> list[Image.Image]:
 def film_frames(archive: Path | None) -> list[Image.Image]:
     """Frames of Big Buck Bunny, without its credits and without what differs little from the frame before."""
     with tempfile.TemporaryDirectory() as folder:
-        film = Path(folder, "bbb.mp4")
-        with tarfile.open(archive or download_moviepy(Path(folder))) as source:
-            member = next(item for item in source if item.name.endswith("/moviepy_10_minutes.zip"))
-            packed = source.extractfile(member)
-            assert packed is not None
-            film.write_bytes(zipfile.ZipFile(io.BytesIO(packed.read())).read("moviepy_10_minutes/resources/bbb.mp4"))
-        frames = list(video_frames(film, FILM_SECONDS_A_FRAME))
+        frames = list(video_frames(unpack_film(Path(folder), archive), FILM_SECONDS_A_FRAME))
     seconds = [number * FILM_SECONDS_A_FRAME for number in range(len(frames))]
     credits_from, credits_to = FILM_CREDITS
     story = (f for f, s in zip(frames, seconds, strict=True) if s < credits_from or credits_to < s < FILM_END)
     return list(distinct(story))
 
 
+def unpack_film(folder: Path, archive: Path | None) -> Path:
+    """Big Buck Bunny, written into a folder."""
+    film = folder / "bbb.mp4"
+    with tarfile.open(archive or download_moviepy(folder)) as source:
+        member = next(item for item in source if item.name.endswith("/moviepy_10_minutes.zip"))
+        packed = source.extractfile(member)
+        assert packed is not None
+        film.write_bytes(zipfile.ZipFile(io.BytesIO(packed.read())).read("moviepy_10_minutes/resources/bbb.mp4"))
+    return film
+
+
 def download_moviepy(folder: Path) -> Path:
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--no-binary",
-        ":all:",
-        "moviepy==2.2.1",
-    ]
-    if subprocess.run([*command, "--dest", str(folder)], check=False).returncode != 0:
-        # pip asks the package for its metadata, which needs setuptools; take the one that is installed
-        subprocess.run([*command, "--no-build-isolation", "--dest", str(folder)], check=True)
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
+    command += ["moviepy==2.2.1", "--dest", str(folder)]
+    # pip asks the package for its metadata, which needs setuptools: take the one that is installed, if there is one
+    if subprocess.run([*command, "--no-build-isolation"], check=False).returncode != 0:
+        subprocess.run(command, check=True)
     return next(folder.glob("moviepy-2.2.1.tar.gz"))
 
 

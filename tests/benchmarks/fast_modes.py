@@ -55,7 +55,6 @@ WAYS: dict[str, dict[str, Any]] = {
     "unipc, 20 steps, reuse 2": {"sampler": "unipc", "steps": 20, "reuse": 2},
     "--fast": FAST,
 }
-SHOWN = 6  # frames of a row of the sheet
 
 
 class Stopwatch:
@@ -99,7 +98,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, {model.folder.name} in {model.dtype}, {len(figures['baseline'])} clips\n")
     print("\n".join(table(figures)))
     if options.sheet:
-        sheet(rows).save(options.sheet)
+        small_model.rows_of(list(rows.values())).save(options.sheet)
 
 
 def compare(
@@ -144,15 +143,6 @@ def table(figures: Mapping[str, list[dict[str, float]]]) -> list[str]:
         values = [mean(name, "psnr", ".1f"), mean(name, "followed", ".0f", 100), mean(name, "drift", ".1f")]
         lines.append(f"| {label} | {ratio} | {' | '.join(values)} |")
     return lines
-
-
-def sheet(rows: Mapping[str, np.ndarray]) -> Image.Image:
-    """A few frames of one clip, a row a way, in the table's order."""
-    strips = []
-    for frames in rows.values():
-        chosen = np.linspace(0, len(frames) - 1, SHOWN).round().astype(int)
-        strips.append(np.concatenate(list(frames[chosen]), axis=1))
-    return Image.fromarray(np.concatenate(strips))
 
 
 if __name__ == "__main__":
