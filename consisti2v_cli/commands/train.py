@@ -29,6 +29,13 @@ Examples:
     help="synthetic:DIR makes clips from the photos in DIR; else a folder of videos, or a CSV or JSON lines manifest.",
 )
 @option(
+    "--videos",
+    metavar="SPEC",
+    default=None,
+    default_text="none",
+    help="Folder or manifest of videos of which the network's stages draw a share of their clips; kept in memory.",
+)
+@option(
     "-o",
     "--output",
     type=click.Path(file_okay=False, path_type=Path),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
@@ -108,11 +109,13 @@ class AutoencoderPart(Part):
         return figures, grid([shown[:SHOWN], rebuilt[:SHOWN]])
 
     def save(self) -> None:
-        """Write `vae/`, the latents' mean and deviation folded in."""
+        """Write `vae/`, the latents' mean, deviation and balance folded in."""
         vae = copy.deepcopy(self.module.vae)
         if self.settings.latent_noise is not None:
             fix_deviation(vae, self.settings.latent_noise)
         fold_statistics(vae, *self._statistics())
+        if self.settings.balance:
+            self._balance(vae)
         vae.register_to_config(scaling_factor=1.0)
         with publishing(self.folder / "vae") as folder:
             vae.save_pretrained(folder)
@@ -124,13 +127,20 @@ class AutoencoderPart(Part):
 
     def _statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and deviation of each latent channel over photos that are the same every time."""
-        vae = self.module.vae
-        latents = []
+        values = torch.cat(list(self._latents(self.module.vae))).transpose(0, 1).flatten(1)
+        return values.mean(dim=1), values.std(dim=1)
+
+    def _latents(self, vae: AutoencoderKL) -> Iterator[Tensor]:
         for index in range(0, self.settings.statistics_photos, 16):
             photos = self.photos.draw(16, seeded(self.settings.seed, self.name, "statistics", index))
-            latents.append(vae.encode(photos.to(self.device)).latent_dist.mean.float())
-        values = torch.cat(latents).transpose(0, 1).flatten(1)
-        return values.mean(dim=1), values.std(dim=1)
+            yield vae.encode(photos.to(self.device)).latent_dist.mean.float()
+
+    def _balance(self, vae: AutoencoderKL) -> None:
+        """Give channels of deviation 1 deviations that grow with what the channel changes in the picture."""
+        latents = next(self._latents(vae))
+        weights = picture_weights(vae, latents) ** self.settings.balance
+        deviation = weights / weights.square().mean().sqrt()
+        fold_statistics(vae, torch.zeros_like(deviation), 1 / deviation)
 
 
 def _tiles(pictures: Tensor, side: int) -> Tensor:
@@ -148,6 +158,18 @@ def fix_deviation(vae: AutoencoderKL, deviation: float) -> None:
     channels = vae.config.latent_channels
     vae.quant_conv.weight[channels:] = 0
     vae.quant_conv.bias[channels:] = 2 * math.log(deviation)
+
+
+@torch.no_grad()
+def picture_weights(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    """How much a channel says of the picture, `c`: the deviation of the pixels where its latents `b c h w` are 0."""
+    whole = vae.decode(latents).sample.float()
+    errors = []
+    for channel in range(latents.shape[1]):
+        without = latents.clone()
+        without[:, channel] = 0
+        errors.append((vae.decode(without).sample.float() - whole).square().mean().sqrt())
+    return torch.stack(errors)
 
 
 @torch.no_grad()

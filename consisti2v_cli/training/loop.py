@@ -21,6 +21,7 @@ from consisti2v_cli.errors import ConsistI2VError, RequestError
 from consisti2v_cli.training.pictures import save_picture
 from consisti2v_cli.training.records import Records
 from consisti2v_cli.training.settings import LoopSettings
+from consisti2v_cli.weights.backends import check_compiler, keep_compiled
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -230,7 +231,15 @@ def _prepare(part: Part, settings: LoopSettings, accelerator: Accelerator, recor
         records.forget_after(state.step)
     accelerator.wait_for_everyone()
     model, state.optimizer = accelerator.prepare(part.module, optimizer)
-    return model, state
+    return _compiled(model, accelerator.device) if settings.compile else model, state
+
+
+def _compiled(model: nn.Module, device: torch.device) -> nn.Module:
+    """The same module, compiled when it is first called with a shape, and on cuda captured as graphs."""
+    check_compiler(device)
+    keep_compiled()
+    mode = "reduce-overhead" if device.type == "cuda" else "default"
+    return torch.compile(model, dynamic=False, mode=mode)  # type: ignore[return-value]
 
 
 def _step(

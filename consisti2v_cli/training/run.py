@@ -27,6 +27,8 @@ from consisti2v_cli.training.settings import (
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from consisti2v_cli.training.batch import ClipSource
+
 SYNTHETIC = "synthetic:"
 OVERRIDES = ("steps", "batch", "learning_rate", "seed", "dtype")
 
@@ -37,6 +39,7 @@ def run(
     output: Path,
     *,
     data: str | None = None,
+    videos: str | None = None,
     validation: Path | None = None,
     init: Path | None = None,
     minutes: float | None = None,
@@ -51,6 +54,7 @@ def run(
     Args:
         part: `autoencoder`, `text` or `network`.
         config: TOML file or name of a preset.
+        videos: of which the network's stages draw a part of their clips, as their `videos` say; kept in memory.
         restart: forget what an earlier training of this part has left, once nothing about the request is wrong.
         on_notice: gets what would else be logged as a warning, such as that a photo cannot be read.
         overrides: of `OVERRIDES`; None leaves what the configuration says.
@@ -64,7 +68,7 @@ def run(
     accelerator = _accelerator(device, resting=getattr(settings, "encoder_from", 0) > 0)
     folder = output / "training" / part
     with _warnings_to(on_notice), _alone(folder, accelerator):
-        made = _make(settings, file, output, accelerator.device, data, validation, init)
+        made = _make(settings, file, output, accelerator.device, data, videos, validation, init)
         if restart and accelerator.is_main_process:
             Records(folder).forget_all()
         accelerator.wait_for_everyone()
@@ -142,6 +146,7 @@ def _make(
     output: Path,
     device: torch.device,
     data: str | None,
+    videos: str | None,
     validation: Path | None,
     init: Path | None,
 ) -> Part:
@@ -162,13 +167,30 @@ def _make(
         return AutoencoderPart(settings, photos, output, device, held_out, init)
     if not isinstance(settings, NetworkSettings):
         raise TypeError(settings)
-    from consisti2v_cli.training.data import open_clips
     from consisti2v_cli.training.network import NetworkPart
 
-    chosen = [stage.motions for stage in settings.stages()]
-    opened = {motions: open_clips(data, size=size, device=device, motions=motions) for motions in dict.fromkeys(chosen)}
-    sources = [opened[motions] for motions in chosen]
+    sources = _open_sources(settings, data, videos, size, device)
     return NetworkPart(settings, sources, output, device, about=file.settings, validation=held_out, start=init)
+
+
+def _open_sources(
+    settings: NetworkSettings, data: str, videos: str | None, size: int, device: torch.device
+) -> list[ClipSource]:
+    """A source of clips for each stage."""
+    from consisti2v_cli.training.data import MixedClips, open_clips
+    from consisti2v_cli.training.videos import KeptClips
+
+    stages = settings.stages()
+    wanted = any(stage.videos for stage in stages)
+    if wanted and videos is None:
+        raise RequestError("A stage draws clips from real videos: name them by --videos, or configure videos = 0.")
+    real = KeptClips(videos, size=size, device=device) if wanted and videos is not None else None
+    chosen = dict.fromkeys(stage.motions for stage in stages)
+    opened = {motions: open_clips(data, size=size, device=device, motions=motions) for motions in chosen}
+    return [
+        MixedClips(opened[stage.motions], real, stage.videos) if real and stage.videos else opened[stage.motions]
+        for stage in stages
+    ]
 
 
 def _read_photos(folder: Path, size: int) -> Tensor:

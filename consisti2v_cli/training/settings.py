@@ -29,6 +29,7 @@ class LoopSettings:
     clip: float = 1.0  # largest norm of the gradient
     ema: float = 0.999  # decay of the averaged weights, which are the ones that are saved
     dtype: str = "fp32"  # or "bf16": autocast, with weights kept in float32
+    compile: bool = False  # forward and backward pass compiled by torch, and on cuda captured as graphs
     seed: int = 0  # every draw of every step follows from it
     log_every: int = 20  # steps between two lines of log.jsonl
     save_every: int = 500  # steps between two checkpoints
@@ -54,6 +55,7 @@ class AutoencoderSettings(LoopSettings):
     squared_from: float = 0.5  # share of the steps with the Charbonnier loss, before the squared error takes over
     latent_noise: float | None = None  # deviation of the noise on latents; none: as the encoder's variance says
     kl: float = 1e-6  # weight of the divergence from a standard normal, a mean over latent values
+    balance: float = 0.0  # 0: latent channels of equal deviation; 1: in proportion to what they change in the picture
     statistics_photos: int = 256  # how many photos measure the latents' mean and deviation when saving
 
 
@@ -74,6 +76,7 @@ class Stage:
     frames: int = 16  # frames of a clip, the first included
     batch: int | None = None  # instead of the network's own
     motions: tuple[str, ...] | None = None  # classes of motion to draw from; none given means all
+    videos: float = 0.0  # share of the clips that come from real videos, --videos
     timestep_low: int = 0  # timesteps are drawn from here ...
     timestep_high: int = 1000  # ... to here, the end not included
     timestep_power: float = 1.0  # above 1 draws high noise more often: density grows as t^(power - 1)

@@ -1,4 +1,4 @@
-"""Clips from videos with captions: a random window at a random stride of a random video, decoded when it is drawn."""
+"""Clips from videos with captions: a random window at a random stride of a random video, decoded then or before."""
 
 from __future__ import annotations
 
@@ -107,20 +107,59 @@ class VideoClips:
         # half a frame early, so that rounding cannot skip the first one
         seek = max(start - 0.5, 0) * video.seconds / video.frames
         size = self.size
-        picture = (
-            f"select='not(mod(n,{stride}))',"
-            f"scale={size}:{size}:force_original_aspect_ratio=increase:flags=area,crop={size}:{size}"
-        )
+        picture = f"select='not(mod(n,{stride}))',{_square(size)}"
         raw = _decode(video.path, ["-ss", f"{seek:.6f}"], ["-vf", picture, "-frames:v", str(frames)])
         if len(raw) < frames * size * size * 3:
             raise UnreadableVideo(
                 f"{len(raw) // (size * size * 3)} of {frames} frames could be decoded from frame {start}"
             )
-        return torch.from_numpy(np.frombuffer(raw, np.uint8).reshape(frames, size, size, 3).copy())
+        return _frames(raw, size)
 
     def _leave_out(self, path: Path, reason: str) -> None:
         self.unreadable[path] = reason
         _log.warning("left out: %s: %s", path, reason)
+
+
+class KeptClips(VideoClips):
+    """The same, but each video is decoded once, when the source is opened, and waits on the device as bytes.
+
+    For short films and small frames: `3 size^2` bytes a frame.
+    """
+
+    def __init__(self, spec: str | Path, *, size: int, device: torch.device | str = "cpu") -> None:
+        super().__init__(spec, size=size, device=device)
+        self._kept: dict[Path, Tensor] = {}
+        with ThreadPoolExecutor(_PROBES) as pool:
+            for video, found in zip(self.videos, pool.map(self._decode_all, self.videos), strict=True):
+                if isinstance(found, str):
+                    self._leave_out(video.path, found)
+                else:
+                    self._kept[video.path] = found.to(self.device)
+
+    def _decode_all(self, video: Video) -> Tensor | str:
+        """All frames, `f h w 3`, or why there are none."""
+        try:
+            return _frames(_decode(video.path, [], ["-vf", _square(self.size)]), self.size)
+        except UnreadableVideo as error:
+            return str(error)
+
+    def _window(self, video: Video, frames: int, stride: int, position: float) -> Tensor:
+        span = (frames - 1) * stride + 1
+        there = self._kept[video.path]
+        if len(there) < span:
+            raise UnreadableVideo(f"{len(there)} frames could be decoded, and clips of {frames} are wanted")
+        start = int(position * (len(there) - span + 1))
+        return there[start : start + span : stride]
+
+
+def _square(size: int) -> str:
+    """What makes squares of frames, for ffmpeg: the short side is scaled, the middle cut out."""
+    return f"scale={size}:{size}:force_original_aspect_ratio=increase:flags=area,crop={size}:{size}"
+
+
+def _frames(raw: bytes, size: int) -> Tensor:
+    """Raw bytes -> `f h w 3`."""
+    return torch.from_numpy(np.frombuffer(raw, np.uint8).reshape(-1, size, size, 3).copy())
 
 
 def _largest_stride(video: Video, frames: int) -> int:

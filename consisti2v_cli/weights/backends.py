@@ -38,15 +38,20 @@ def check_compiler(device: torch.device) -> None:
     """Raise RequestError where nothing is here that compiles a network for a device."""
     if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):  # triton calls one too
         raise RequestError(
-            "--compile needs a C++ compiler, such as g++, and finds none; without --compile the clip is made too."
+            "--compile needs a C++ compiler, such as g++, and finds none; without it all works too, more slowly."
         )
     if device.type == "cuda" and not find_spec("triton"):
-        raise RequestError("--compile needs triton on cuda: pip install triton; without it the clip is made too.")
+        raise RequestError("--compile needs triton on cuda: pip install triton; without it all works too, more slowly.")
 
 
 def compile_network(unet: VideoUNet) -> None:
-    """Have a network compiled when it is first used; what was compiled once is kept for later runs."""
+    """Have a network compiled when it is first used."""
+    keep_compiled()
+    unet.compile(dynamic=False)
+
+
+def keep_compiled() -> None:
+    """Have torch keep what it compiles for later runs."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
     limit = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
     setattr(torch._dynamo.config, limit, MOST_SHAPES)  # beyond it, torch would stop to compile without a word
-    unet.compile(dynamic=False)

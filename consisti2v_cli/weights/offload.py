@@ -97,7 +97,7 @@ def say_nothing(sentence: str) -> None:
 
 
 def tiles_first(model: Model, side: int) -> MemoryPlan | None:
-    """The plan after one with which the autoencoder lacked memory for a picture whose longer side has so many pixels."""
+    """The plan after one with which the autoencoder lacked memory; `side`: the picture's longer one, in pixels."""
     helps = side > TILE and not model.plan.tiled  # a smaller one is a tile by itself
     return replace(model.plan, tiled=True) if helps else _smaller(model)
 

@@ -24,7 +24,7 @@ from transformers import CLIPTokenizer
 
 from consisti2v_cli.errors import ConsistI2VError, RequestError, WeightsError
 from consisti2v_cli.training import data, records
-from consisti2v_cli.training.autoencoder import fold_statistics
+from consisti2v_cli.training.autoencoder import fold_statistics, picture_weights
 from consisti2v_cli.training.loop import Average, Draw, learning_rate, train
 from consisti2v_cli.training.photos import PhotoSource
 from consisti2v_cli.training.records import Records
@@ -129,6 +129,23 @@ def test_latents_have_mean_0_and_deviation_1(base: Path, photos: Path) -> None:
     assert (latents.std(dim=1) - 1).abs().max() < 0.2
 
 
+def test_balanced_channels_weigh_what_they_change(base: Path, photos: Path, tmp_path: Path) -> None:
+    config = tmp_path / "balanced.toml"
+    config.write_text(Path(CONFIG).read_text().replace("latent_noise = 0.03", "latent_noise = 0.03\nbalance = 1.0"))
+    balanced = tmp_path / "balanced"
+    shutil.copytree(base, balanced)
+    run("autoencoder", str(config), balanced, data=f"synthetic:{photos}", device="cpu")  # finished: written again
+    plain, other = load_part(base, "vae"), load_part(balanced, "vae")
+    pictures = PhotoSource(photos, 32).draw(64, torch.Generator().manual_seed(1))
+    before, after = plain.encode(pictures).latent_dist.mean, other.encode(pictures).latent_dist.mean
+    ratio = (after.std((0, 2, 3)) / before.std((0, 2, 3))).square()
+    assert ratio.mean() == pytest.approx(1, abs=0.1)
+    weights = picture_weights(plain, before)
+    assert torch.allclose(ratio.sqrt() / ratio.sqrt().mean(), weights / weights.mean(), atol=0.2)
+    assert weights.max() > 1.2 * weights.min()
+    assert torch.allclose(plain.decode(before).sample, other.decode(after).sample, atol=1e-3)
+
+
 def test_the_tokenizer_reads_any_text(base: Path) -> None:
     tokenizer = CLIPTokenizer.from_pretrained(base / "tokenizer", local_files_only=True)
     text = "the boat drifts left, 日本 é!"
@@ -203,6 +220,32 @@ def test_a_network_learns_from_videos(
     assert sum("broken.mp4" in notice for notice in notices) == 1
     assert {"check", "moved"} <= log(model)[-1].keys()
     assert ("heard" in log(model)[-1]) == heard
+
+
+def test_real_videos_are_mixed_in(model: Path, photos: Path, tmp_path: Path) -> None:
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    frames = [Image.new("RGB", (40, 40), (40 * number, 99, 0)) for number in range(6)]
+    frames[0].save(videos / "a.gif", save_all=True, append_images=frames[1:], duration=100)
+    (videos / "a.txt").write_text("it gets red")
+    config = tmp_path / "mixed.toml"
+    config.write_text(Path(CONFIG).read_text().replace("frames = 3", "frames = 3\nvideos = 0.5"))
+    asked = {"data": f"synthetic:{photos}", "steps": 2, "device": "cpu"}
+    with pytest.raises(RequestError, match="--videos"):
+        run("network", str(config), model, **asked)
+    run("network", str(config), model, videos=str(videos), **asked)
+    assert log(model)[-1]["step"] == 2
+
+
+@pytest.mark.slow
+def test_a_compiled_training_learns_the_same(model: Path, photos: Path, tmp_path: Path) -> None:
+    """Minutes of compiling; figures agree but for rounding."""
+    compiled, config = tmp_path / "compiled", tmp_path / "compiled.toml"
+    shutil.copytree(model, compiled)
+    config.write_text(Path(CONFIG).read_text().replace("[network]", "[network]\ncompile = true"))
+    for folder, file in ((model, CONFIG), (compiled, str(config))):
+        run("network", file, folder, data=f"synthetic:{photos}", steps=4, device="cpu")
+    assert log(compiled)[-1]["loss"] == pytest.approx(log(model)[-1]["loss"], rel=1e-3)
 
 
 def test_accelerates_own_configuration_adds_no_autocast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from consisti2v_cli.errors import ConsistI2VError, RequestError
-from consisti2v_cli.training.data import open_clips
-from consisti2v_cli.training.videos import VideoClips
+from consisti2v_cli.training.batch import Batch
+from consisti2v_cli.training.data import MixedClips, open_clips
+from consisti2v_cli.training.videos import KeptClips, VideoClips
 
 FRAMES = 48
 
@@ -185,3 +186,60 @@ def test_missing_places_and_motions_for_videos_are_refused(folder: Path, tmp_pat
         open_clips(str(tmp_path), size=16)
     with pytest.raises(RequestError, match="synthetic"):
         open_clips(str(folder), size=16, motions=["left"])
+
+
+def test_kept_videos_are_decoded_once_and_windows_lie_within_them(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = KeptClips(folder, size=32)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("decoded again"))
+    batch = source.draw(60, 4, torch.Generator().manual_seed(0))
+    assert batch.frames.shape == (60, 4, 3, 32, 32)
+    assert set(batch.captions) == {"the long video", "the short video"}
+    found = numbers(batch.frames)
+    assert torch.allclose(found.diff(dim=1), batch.strides[:, None].float().expand(-1, 3), atol=0.4)
+    long = torch.tensor([caption == "the long video" for caption in batch.captions])
+    assert found[long].min() < 4
+    assert found[long].max() > FRAMES - 5
+    again = source.draw(60, 4, torch.Generator().manual_seed(0))
+    assert torch.equal(again.frames, batch.frames)
+
+
+def test_a_kept_video_that_breaks_off_gives_what_there_is(tmp_path: Path) -> None:
+    whole = write_video(tmp_path / "whole.mp4")
+    (tmp_path / "whole.txt").write_text("whole")
+    cut = tmp_path / "cut.avi"
+    subprocess.run(
+        [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(whole), "-c:v", "mjpeg", "-q:v", "2", str(cut)],
+        check=True,
+    )
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 4])
+    (tmp_path / "cut.txt").write_text("cut")
+    source = KeptClips(tmp_path, size=16)
+    batch = source.draw(40, 2, torch.Generator().manual_seed(0))
+    assert set(batch.captions) <= {"whole", "cut"}
+    assert numbers(batch.frames).diff(dim=1).min() > 0.5
+    assert source.draw(8, 40, torch.Generator().manual_seed(0)).captions == ["whole"] * 8
+
+
+class Always:
+    """A source of clips that all say the same."""
+
+    def __init__(self, word: str, level: float) -> None:
+        self.word, self.level = word, level
+
+    def draw(self, batch: int, frames: int, generator: torch.Generator) -> Batch:
+        clips = torch.full((batch, frames, 3, 4, 4), self.level)
+        return Batch(clips, [self.word] * batch, [""] * batch, torch.full((batch,), int(self.level * 4)))
+
+
+def test_two_sources_are_mixed_by_their_share() -> None:
+    mixed = MixedClips(Always("made", 0.25), Always("real", 0.5), 0.25)
+    batches = [mixed.draw(8, 2, torch.Generator().manual_seed(seed)) for seed in range(50)]
+    for batch in batches:
+        assert batch.frames.shape == (8, 2, 3, 4, 4)
+        for caption, clip, stride in zip(batch.captions, batch.frames, batch.strides, strict=True):
+            assert clip.mean() == (0.5 if caption == "real" else 0.25)
+            assert stride == (2 if caption == "real" else 1)
+    real = sum(caption == "real" for batch in batches for caption in batch.captions)
+    assert 70 < real < 130
