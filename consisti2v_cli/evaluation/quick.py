@@ -1,0 +1,179 @@
+"""The measures that need no download: what is measured of a clip, by frames alone, DIS flow, and EfficientNet-Lite0."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from consisti2v_cli.errors import ConsistI2VError
+
+from . import metrics
+from .clips import Clip, Footage
+from .flow import dis_flow, interpolate
+
+Value = float | bool
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is measured, under a name that tells its variant: what has another name is never compared with it."""
+
+    key: str  # in JSON
+    label: str  # in tables
+    better: Literal["higher", "lower", ""]  # "" where neither is
+    about: str  # for people: what it says, its range
+    scale: float = 100.0  # what tables multiply it by
+    digits: int = 2
+
+
+@dataclass
+class Scores:
+    """What was found of one clip."""
+
+    values: dict[str, Value] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)  # why a measure has no value
+    series: dict[str, list[float]] = field(default_factory=dict)  # frame by frame
+
+
+Extractor = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A clip that is being measured, with what measuring needs."""
+
+    clip: Clip
+    footage: Footage
+    extract: Callable[[], Extractor]  # EfficientNet-Lite0; raises where it is not installed
+
+
+FLICKERING = Measure(
+    "flickering", "flickering", "higher", "100 less the mean change of a pixel between frames; a still picture has 100"
+)
+SMOOTHNESS = Measure(
+    "smoothness_dis",
+    "smoothness (DIS interpolation)",
+    "higher",
+    "how well each second frame is foretold by its neighbours; for comparing clips with each other only",
+)
+DYNAMIC = Measure(
+    "dynamic_dis", "dynamic (DIS flow)", "", "whether enough happens; a folder's value is the share of clips that move"
+)
+MOTION = Measure(
+    "motion_dis",
+    "motion, px (DIS flow)",
+    "",
+    "median over pairs of frames, an eighth of a second apart, of the mean length of the 5 % strongest flow vectors",
+    scale=1,
+    digits=1,
+)
+CONSISTENCY = Measure(
+    "consistency_efficientnet",
+    "consistency (EfficientNet-Lite0)",
+    "higher",
+    "how much frames resemble their neighbour and the first one; a still picture has 100",
+)
+FIRST_PSNR = Measure(
+    "first_frame_psnr", "first frame, dB", "higher", "PSNR of the first frame against the photo", scale=1, digits=1
+)
+FIRST_SSIM = Measure(
+    "first_frame_ssim", "first frame, SSIM", "higher", "structural similarity of the first frame and the photo"
+)
+COLOUR = Measure(
+    "colour_drift",
+    "colour drift",
+    "lower",
+    "largest change of a channel's mean against the first frame, of 255; pans and light change it too",
+    scale=1,
+    digits=1,
+)
+SHARPNESS = Measure(
+    "sharpness",
+    "sharpness",
+    "",
+    "detail of the last frames as a share of the first frame's; below 100: blurred",
+    digits=0,
+)
+SEAM = Measure(
+    "loop_seam",
+    "seam",
+    "lower",
+    "change from the last frame to the first, in changes from frame to frame; about 1 in a perfect loop",
+    scale=1,
+    digits=1,
+)
+
+QUICK = (FLICKERING, SMOOTHNESS, DYNAMIC, MOTION, CONSISTENCY, FIRST_PSNR, FIRST_SSIM, COLOUR, SHARPNESS, SEAM)
+
+
+def measure(subject: Subject, wanted: Mapping[str, Any] | set[str] | None = None) -> Scores:
+    """All that is wanted of a clip, by key; what cannot be measured has a reason, and does not stop the others."""
+    scores = Scores()
+    for function, keys in _FUNCTIONS:
+        if wanted is not None and not keys & set(wanted):
+            continue
+        try:
+            function(subject, scores)
+        except (ConsistI2VError, ValueError) as error:
+            scores.reasons.update(dict.fromkeys(keys - scores.values.keys(), str(error)))
+    return scores
+
+
+def _flickering(subject: Subject, scores: Scores) -> None:
+    frames = subject.footage.frames
+    scores.series["change"] = metrics.flicker_series(frames).tolist()
+    scores.values[FLICKERING.key] = metrics.temporal_flickering(frames)
+
+
+def _smoothness(subject: Subject, scores: Scores) -> None:
+    scores.values[SMOOTHNESS.key] = metrics.motion_smoothness(subject.footage.frames, interpolate)
+
+
+def _motion(subject: Subject, scores: Scores) -> None:
+    footage = subject.footage.every(metrics.frame_step(subject.footage.fps))
+    pairs = zip(footage.frames, footage.frames[1:], strict=False)
+    found = [metrics.motion_score(dis_flow(*pair)) for pair in pairs]
+    if not found:
+        raise ValueError("one frame, where two are needed")
+    scores.series["motion"] = found
+    scores.values[MOTION.key] = float(np.median(found))
+    scores.values[DYNAMIC.key] = metrics.is_dynamic(found, len(footage.frames), *footage.size)
+
+
+def _consistency(subject: Subject, scores: Scores) -> None:
+    series = metrics.consistency_series(subject.extract()(subject.footage.frames))
+    scores.series["consistency"] = series.tolist()
+    scores.values[CONSISTENCY.key] = float(series.mean())
+
+
+def _first_frame(subject: Subject, scores: Scores) -> None:
+    first = subject.footage.frames[0]
+    photo = subject.clip.first_picture(*subject.footage.size)
+    scores.values[FIRST_PSNR.key] = metrics.psnr(first, photo)
+    scores.values[FIRST_SSIM.key] = metrics.ssim(first, photo)
+
+
+def _drift(subject: Subject, scores: Scores) -> None:
+    frames = subject.footage.frames
+    scores.series["colour"] = metrics.colour_series(frames).tolist()
+    scores.values[COLOUR.key] = max(scores.series["colour"], default=0.0)
+    scores.values[SHARPNESS.key] = metrics.sharpness_kept(frames)
+
+
+def _seam(subject: Subject, scores: Scores) -> None:
+    scores.values[SEAM.key] = metrics.loop_seam(subject.footage.frames)
+
+
+_FUNCTIONS: tuple[tuple[Callable[[Subject, Scores], None], set[str]], ...] = (
+    (_flickering, {FLICKERING.key}),
+    (_smoothness, {SMOOTHNESS.key}),
+    (_motion, {MOTION.key, DYNAMIC.key}),
+    (_consistency, {CONSISTENCY.key}),
+    (_first_frame, {FIRST_PSNR.key, FIRST_SSIM.key}),
+    (_drift, {COLOUR.key, SHARPNESS.key}),
+    (_seam, {SEAM.key}),
+)
