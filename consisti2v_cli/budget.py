@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from consisti2v_cli.errors import WeightsError
+from consisti2v_cli.errors import RequestError, WeightsError
 from consisti2v_cli.plans import ALL_AT_ONCE, OWN_MEMORY, TILE, MemoryPlan, plans_for
 from consisti2v_cli.recipe import Recipe
 from consisti2v_cli.weights import ModelFolder
@@ -43,8 +43,11 @@ def choose_plan(
             is computed in the same way each time; no limit on a CPU.
 
     Raises:
+        RequestError: a budget that is no number above 0.
         WeightsError: a header or a configuration is damaged.
     """
+    if vram is not None and not 0 < vram < math.inf:
+        raise RequestError(f"vram is {vram}; possible: numbers above 0, in GiB.")
     budget = vram * GIB if vram is not None else _own_memory(recipe.device)
     if budget is None or recipe.layout_only:
         return ALL_AT_ONCE, estimate(recipe, folder, size)

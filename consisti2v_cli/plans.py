@@ -43,6 +43,7 @@ PLANS = (  # from the fastest to the smallest
     MemoryPlan(parts_apart=True),
     MemoryPlan(parts_apart=True, feed_forward_chunks=CHUNKS),
     MemoryPlan(parts_apart=True, feed_forward_chunks=CHUNKS, branches_apart=True),
+    MemoryPlan(parts_apart=True, streamed=True),  # a layer in pieces would come once for each
     MemoryPlan(parts_apart=True, feed_forward_chunks=CHUNKS, streamed=True),
     MemoryPlan(parts_apart=True, feed_forward_chunks=CHUNKS, streamed=True, branches_apart=True),
 )

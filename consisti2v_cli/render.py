@@ -115,7 +115,7 @@ def render(
         recipe: what to make; see `resolve` for what may be left open.
         image: a file, or a file's content.
         model: loaded for several clips; by default the recipe's own is loaded.
-        vram: a memory budget in GiB for the model that is loaded; by default what is free of a graphics card's.
+        vram: a memory budget in GiB for the model that is loaded; by default most of a graphics card's.
         on_event: called with the stage (`LOADING`, `STEPS`, `DECODING`), how much of it is done, and how much there is.
         on_notice: called with a sentence about anything out of the ordinary, such as a prompt that is too long.
         on_preview: called after each step with small frames `f h w 3` of what it predicts, as large as the latents.

@@ -158,9 +158,12 @@ def test_the_autoencoder_goes_on_in_tiles(model, monkeypatch):
     assert len(notices) == 1
     assert "tiles" in notices[0]
     assert model.plan == MemoryPlan(tiled=True)
-    assert tiles_first(model, 2 * TILE) == MemoryPlan(tiled=True, feed_forward_chunks=CHUNKS)
-    model.plan = MemoryPlan()
-    assert tiles_first(model, TILE) == MemoryPlan(feed_forward_chunks=CHUNKS)  # one tile would be the whole
+    assert tiles_first(model, 2 * TILE) is None  # what else there is on a CPU is for the network
+    model.plan, model.device = MemoryPlan(), torch.device("cuda")
+    assert tiles_first(model, 2 * TILE) == MemoryPlan(tiled=True)
+    assert tiles_first(model, TILE) == MemoryPlan(parts_apart=True)  # one tile would be the whole
+    model.plan = PLANS[1]
+    assert tiles_first(model, TILE) == MemoryPlan(parts_apart=True, streamed=True)
 
 
 @torch.no_grad()

@@ -24,6 +24,7 @@ COMMANDS = {  # name: where the command is; loaded when it is asked for
     "redo": "consisti2v_cli.commands.redo:redo",
     "info": "consisti2v_cli.commands.info:info",
     "fetch-weights": "consisti2v_cli.commands.fetch_weights:fetch_weights",
+    "evaluate": "consisti2v_cli.commands.evaluate:evaluate",
     "doctor": "consisti2v_cli.commands.doctor:doctor",
     "train": "consisti2v_cli.commands.train:train",
     "completions": "consisti2v_cli.commands.completions:completions",

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from consisti2v_cli.commands.plan import Job
     from consisti2v_cli.commands.preview import Preview
     from consisti2v_cli.commands.wishes import Wish
+    from consisti2v_cli.plans import MemoryPlan
     from consisti2v_cli.weights.load import Model
 
 PATIENCE = 0.5  # seconds between two looks at what other processes make
@@ -52,6 +53,7 @@ class Batch:
         self._loaded: tuple[tuple[object, ...], Model] | None = None
         self._preview: Preview | None = None
         self._places: set[Path] = set()  # folders of the outputs
+        self._plans: dict[tuple[object, ...], set[MemoryPlan]] = {}  # of all clips, by what they share a model by
         self._is_full = False  # the disk
         self._said: set[str] = set()
 
@@ -63,6 +65,7 @@ class Batch:
     def add(self, job: Job) -> None:
         """Make a clip, unless it is made already."""
         self._places |= {path.parent for path in job.paths if self.resumes}
+        self._plans.setdefault(_model_key(job), set()).add(job.plan)
         if (rest := self._rest(job)) is not None:
             self.jobs.append(rest)
 
@@ -76,7 +79,8 @@ class Batch:
     def show(self) -> int:
         """Print the plan: a line, or a JSON object, a clip. Returns the exit code."""
         self._say_beforehand()
-        for job in self.jobs:
+        for alone in self.jobs:
+            job = replace(alone, plan=self._plan(alone))
             self._warn(job)
             outputs = job.outputs.listed(job.paths)
             shown = {"input": job.input.name, "outputs": outputs, "memory_bytes": job.memory, "plan": str(job.plan)}
@@ -193,12 +197,19 @@ class Batch:
         """The model of a clip: the one that is loaded, where that will do."""
         wanted = _model_key(job)
         if self._loaded is None or self._loaded[0] != wanted:
-            self._loaded = None  # its memory is needed
-            from consisti2v_cli.plans import smallest
+            if self._loaded is not None:
+                from consisti2v_cli.weights.offload import make_room
 
-            plan = smallest(each.plan for each in self.jobs if _model_key(each) == wanted)  # one will do for all
-            self._loaded = (wanted, load(replace(job, plan=plan), self.console))
+                device, self._loaded = self._loaded[1].device, None
+                make_room(device)
+            self._loaded = (wanted, load(replace(job, plan=self._plan(job)), self.console))
         return self._loaded[1]
+
+    def _plan(self, job: Job) -> MemoryPlan:
+        """The plan of all clips of the run that share this one's model, those that are made already too."""
+        from consisti2v_cli.plans import smallest
+
+        return smallest(self._plans[_model_key(job)])
 
     def _save(self, film: Film, job: Job, seconds: float) -> None:
         facts = None

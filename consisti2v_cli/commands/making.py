@@ -166,9 +166,11 @@ def load(job: Job, console: Console) -> Model:
     hold_to(recipe.device, job.wish.vram)
     if job.plan != ALL_AT_ONCE:
         console.notice(f"To save memory: {job.plan}.")
-    if recipe.compile and not job.plan.streamed:
+    if recipe.compile:
         console.notice(
-            "The network is compiled: the first step of a size takes minutes, unless it was compiled before."
+            "--compile does nothing while weights are streamed."
+            if job.plan.streamed
+            else "The network is compiled: the first step of a size takes minutes, unless it was compiled before."
         )
     with console.progress(folder.name) as report:
         model = load_model(

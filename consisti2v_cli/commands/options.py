@@ -190,7 +190,8 @@ sampling_options = together(
     option(
         "--reuse",
         type=whole("reuse"),
-        default=DEFAULTS["reuse"],
+        default=None,
+        default_text=str(DEFAULTS["reuse"]),
         help="Neighbouring steps that share one computation of the network's deep layers; 1: none do.",
     ),
     option("--fast", is_flag=True, default_text="off", help=FAST_HELP),
@@ -238,7 +239,7 @@ machine_options = together(
         type=Share(0.1, 1024),
         metavar="GIB",
         default=None,
-        default_text="what is free on cuda; no limit on a CPU",
+        default_text="most of what a cuda device has; no limit on a CPU",
         help="A memory budget to keep to: where it asks for that, parts take turns, and weights come piece by piece.",
     ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 from collections.abc import Iterable
@@ -44,9 +45,12 @@ class Share(click.FloatRange):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """'0.5' -> 0.5; click.BadParameter on anything else."""
         try:
-            return float(super().convert(value, param, ctx))
+            number = float(super().convert(value, param, ctx))
         except click.BadParameter:
+            number = math.nan
+        if math.isnan(number):  # which click takes to be in any range
             self.fail(f"{str(value)!r} is not possible; possible: numbers {self._describe_range()}.", param, ctx)
+        return number
 
     def _describe_range(self) -> str:
         return f"{self.min:g} to {self.max:g}"

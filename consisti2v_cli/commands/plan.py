@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from consisti2v_cli.weights import ModelFolder
 
 SHOWN = 60  # letters of a prompt in a plan
+WAYS = {"attention": "sdpa", "compile": False}  # to compute the network, that work everywhere
 
 
 @dataclass(frozen=True)
@@ -169,8 +170,7 @@ class Settler:
         if values.get("layout_only"):  # no device is needed: torch is not imported to ask for them
             return folder, values | {"device": "cpu", "dtype": "fp32"}
         values |= self._place(values, wish)
-        _check_ways(values)
-        return folder, values
+        return folder, self._ways(values, wish)
 
     def _folder(self, asked: Values) -> ModelFolder:
         from consisti2v_cli.commands.making import find_model
@@ -203,6 +203,17 @@ class Settler:
             dtype = dtype if "dtype" in wish.asked else AUTO
             self.console.notice(f"The recipe was made on {device}, which this machine lacks; {place} is used.")
         return {"device": place, "dtype": choose_dtype(dtype, place)}
+
+    def _ways(self, values: dict[str, Any], wish: Wish) -> dict[str, Any]:
+        """How the network is computed. Where a recipe's way does not work here, the usual one will do."""
+        try:
+            _check_ways(values)
+        except RequestError as error:
+            if not wish.of_recipe or wish.asked & WAYS.keys():
+                raise
+            self.console.notice(f"Not as in the recipe: {error}")
+            return values | WAYS
+        return values
 
 
 def _check_ways(values: Values) -> None:

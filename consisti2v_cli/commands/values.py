@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from consisti2v_cli.commands.options import BOUNDED, DEFAULTS
+from consisti2v_cli.commands.options import BOUNDED
 from consisti2v_cli.errors import RequestError
 from consisti2v_cli.recipe import FAST, OF_MODEL, RANGES, Recipe, check, from_json, own_fields
 
@@ -77,7 +76,7 @@ def _fast(values: Mapping[str, Any], given: Mapping[str, Any], asked: set[str], 
         return {name: value for name, value in FAST.items() if given.get(name) is None}
     if base is not None:
         return {}
-    return {name: value for name, value in FAST.items() if values.get(name) in (None, DEFAULTS[name])}
+    return {name: value for name, value in FAST.items() if name not in values}
 
 
 def _fields(options: Mapping[str, Any], own: frozenset[str] | set[str]) -> dict[str, Any]:
@@ -116,8 +115,6 @@ def _seed(asked: int | str | None, base: Recipe | None) -> int:
 def _check(values: Mapping[str, Any]) -> None:
     settled = {name: value for name, value in values.items() if value != AUTO}
     check(Recipe(**{"prompt": "stands for those that are not read yet"} | settled))
-    if values.get("attention") == "xformers" and not find_spec("xformers"):
-        raise RequestError("attention is 'xformers', which is not installed: pip install '.[xformers]'")
 
 
 def check_bounded(formats: list[str], max_size: int | None) -> None:

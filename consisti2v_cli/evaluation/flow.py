@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cache
 from importlib import import_module
+from threading import local
 from typing import Any
 
 import numpy as np
@@ -45,10 +45,16 @@ def _moved(frame: Frames, flow: Flow) -> NDArray[np.float32]:
     return moved
 
 
-@cache
 def _opencv() -> tuple[Any, Any]:
+    """OpenCV, and this thread's own DIS: one cannot serve two at a time."""
     try:
         cv2: Any = import_module("cv2")
     except ImportError as error:
-        raise RequestError("Optical flow needs OpenCV: pip install '.[evaluate]'") from error
-    return cv2, cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        raise RequestError("optical flow needs OpenCV: pip install '.[evaluate]'") from error
+    if not hasattr(_own, "dis"):
+        cv2.setNumThreads(1)  # clips are measured side by side
+        _own.dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    return cv2, _own.dis
+
+
+_own = local()

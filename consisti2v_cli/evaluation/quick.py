@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,11 +110,11 @@ SEAM = Measure(
 QUICK = (FLICKERING, SMOOTHNESS, DYNAMIC, MOTION, CONSISTENCY, FIRST_PSNR, FIRST_SSIM, COLOUR, SHARPNESS, SEAM)
 
 
-def measure(subject: Subject, wanted: Mapping[str, Any] | set[str] | None = None) -> Scores:
-    """All that is wanted of a clip, by key; what cannot be measured has a reason, and does not stop the others."""
+def measure(subject: Subject, wanted: Set[str]) -> Scores:
+    """What is wanted of a clip, by key, and what comes with it. What cannot be measured has a reason instead."""
     scores = Scores()
     for function, keys in _FUNCTIONS:
-        if wanted is not None and not keys & set(wanted):
+        if not keys & wanted:
             continue
         try:
             function(subject, scores)

@@ -160,7 +160,8 @@ class NetworkPart(Part):
     def save(self) -> None:
         """Write what has been learned, and how to sample from it."""
         with publishing(self.folder / "unet") as place:
-            save_file(self.module.unet.state_dict(), place / "diffusion_pytorch_model.safetensors")
+            weights = {name: tensor.contiguous() for name, tensor in self.module.unet.state_dict().items()}
+            save_file(weights, place / "diffusion_pytorch_model.safetensors")
             write_json(place / "config.json", self.module.unet.config.to_dict())
         if self.settings.joint_text:
             keep(self.folder / "text_encoder", self.folder / BEFORE_NETWORK / "text_encoder")

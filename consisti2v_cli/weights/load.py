@@ -30,7 +30,7 @@ from .folder import (
 )
 from .hub import mend_command
 from .loaded import Model
-from .offload import arrange
+from .offload import arrange, make_room
 
 __all__ = ["DTYPES", "Model", "load_model", "load_part", "read_settings"]
 
@@ -120,6 +120,8 @@ def _load_parts(
             if smaller is None:
                 raise
         plan = smaller
+        parts.clear()
+        make_room(device)
 
 
 def _ignore(stage: str, done: int, total: int) -> None:

@@ -86,10 +86,15 @@ def in_less_memory(
                 raise
         # Not before here: until then, the error keeps all that was computed.
         model.plan = smaller
-        gc.collect()
         arrange(model)
-        _empty_cache(model.device)
+        make_room(model.device)
         notice(f"Not enough memory on {model.device}; going on in less, and more slowly: {smaller}.")
+
+
+def make_room(device: torch.device) -> None:
+    """Give back the memory of what is no longer used, be it in a cycle, or kept by torch for later tensors."""
+    gc.collect()
+    _empty_cache(device)
 
 
 def say_nothing(sentence: str) -> None:
@@ -97,9 +102,16 @@ def say_nothing(sentence: str) -> None:
 
 
 def tiles_first(model: Model, side: int) -> MemoryPlan | None:
-    """The plan after one with which the autoencoder lacked memory; `side`: the picture's longer one, in pixels."""
-    helps = side > TILE and not model.plan.tiled  # a smaller one is a tile by itself
-    return replace(model.plan, tiled=True) if helps else _smaller(model)
+    """The plan after one with which the autoencoder lacked memory; `side`: the picture's longer one, in pixels.
+
+    Of the network's plans only those help that move its weights, or the autoencoder's.
+    """
+    if side > TILE and not model.plan.tiled:  # a smaller one is a tile by itself
+        return replace(model.plan, tiled=True)
+    plan = _smaller(model)
+    while plan and (plan.parts_apart, plan.streamed) == (model.plan.parts_apart, model.plan.streamed):
+        plan = next_plan(plan, str(model.device))
+    return plan
 
 
 def _smaller(model: Model) -> MemoryPlan | None:
@@ -117,7 +129,6 @@ def _stream(model: Model) -> None:
     # It warns of layers that are not used at each step: those that project the text.
     logging.getLogger("diffusers.hooks.group_offloading").setLevel(logging.ERROR)
     model.unet._compiled_call_impl = None  # what is compiled would not stay so where weights come and go
-    model.compiled = False
     model.unet.to("cpu")
     _empty_cache(model.device)
     apply_group_offloading(

@@ -12,7 +12,7 @@ work on the machine slows all of them alike. A row a way:
   clips. `another seed` says how far two clips are apart that are equally good.
 - followed: clips that do what the prompt says, in per cent; drift: mean colour drift of pans, of 255.
 
-Run by hand: ``clips`` x classes x about five times the seconds of a clip of 50 steps.
+Run by hand: ``clips`` x classes x about eight times the seconds of a clip of 50 steps.
 """
 
 from __future__ import annotations
@@ -49,7 +49,6 @@ WAYS: dict[str, dict[str, Any]] = {
     "reuse 3": {"reuse": 3},
     "guidance 0.1..0.7": {"guidance_begin": 0.1, "guidance_end": 0.7},
     "guidance 0..0.6": {"guidance_end": 0.6},
-    "dpm++, 20 steps, reuse 2": {"sampler": "dpm++", "steps": 20, "reuse": 2},
     "dpm++, 20 steps, guidance 0..0.6": {"sampler": "dpm++", "steps": 20, "guidance_end": 0.6},
     "dpm++, 20 steps, reuse 2, guidance 0..0.6": {"sampler": "dpm++", "steps": 20, "reuse": 2, "guidance_end": 0.6},
     "unipc, 20 steps, reuse 2": {"sampler": "unipc", "steps": 20, "reuse": 2},

@@ -2,6 +2,7 @@
 
     python tests/benchmarks/step_speed.py [--size 256] [--frames 16] [--runs 3] [--dtypes fp32 bf16 fp16]
         [--plain-dtype fp32] [--device auto] [--threads N] [--small] [--profile]
+        [--attention xformers] [--compile] [--loop] [--peak 790]
 
 Both networks hold the same made-up weights, of the full 1.25 B configuration unless --small is given. Each goes once
 untimed, then they take turns, so that what slows the machine down slows all of them. The first row is the baseline:
@@ -9,6 +10,12 @@ ratios say how many times faster the other medians are, and errors are relative 
 over the norm). TFLOP are counted by torch on each network's own operations. On a GPU, GiB is the most that a step held:
 the row's own weights and all that it added. The text of `VideoUNet` is projected untimed, as a clip does it once. With
 --profile, a second table says on what kinds of operations each network spends its time, in one more step.
+
+With --compile each row of `VideoUNet` comes once more, compiled. With --loop the sampling of a whole clip is timed for
+each of its rows: 50 steps of DDIM at guidance 7.5, and what --fast stands for; with --peak, in TFLOP/s, the share of
+what the device could do. All that is wanted of a large graphics card, in one command:
+
+    python tests/benchmarks/step_speed.py --compile --loop --peak 790
 
 Run by hand; at 256 pixels in float32 two CPU cores take about a quarter of an hour.
 """
@@ -24,6 +31,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -32,7 +40,12 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from consisti2v_cli.model import UNetConfig, VideoUNet
+from consisti2v_cli.denoiser import ClipDenoiser
+from consisti2v_cli.diffusion import make_scheduler, sample
+from consisti2v_cli.model import BACKENDS, UNetConfig, VideoUNet
+from consisti2v_cli.plans import ALL_AT_ONCE
+from consisti2v_cli.recipe import FAST
+from consisti2v_cli.weights.backends import check_attention, check_compiler, compile_network
 from consisti2v_cli.weights.devices import choose_device
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -61,6 +74,11 @@ class Row:
     seconds: list[float] = field(default_factory=list)
     gib: float = 0.0
     error: float = 0.0
+    compiled: bool = False
+
+    @property
+    def name(self) -> str:
+        return type(self.network).__name__ + (", compiled" if self.compiled else "")
 
 
 def main() -> None:
@@ -73,14 +91,21 @@ def main() -> None:
     given = draw_inputs(config, arguments.frames, arguments.size // 8, device)
     weights = draw_weights(config, device)
     print(describe(device, weights, arguments), flush=True)
-    kinds = [(PlainNetwork, dtype) for dtype in arguments.plain_dtype]
-    kinds += [(VideoUNet, dtype) for dtype in arguments.dtypes or default_dtypes(device)]
-    weights_in = {dtype: in_precision(weights, DTYPES[dtype]) for dtype in {dtype for _, dtype in kinds}}
-    rows = [make_row(kind, config, dtype, weights_in[dtype], given) for kind, dtype in kinds]
+    kinds = [(PlainNetwork, dtype, False) for dtype in arguments.plain_dtype]
+    for dtype in arguments.dtypes or default_dtypes(device):
+        kinds += [(VideoUNet, dtype, compiled) for compiled in (False, True)[: 1 + arguments.compile]]
+    weights_in = {dtype: in_precision(weights, DTYPES[dtype]) for dtype in {dtype for _, dtype, _ in kinds}}
+    rows = [make_row(kind, config, dtype, weights_in[dtype], given, compiled) for kind, dtype, compiled in kinds]
+    for row in rows:
+        if isinstance(row.network, VideoUNet):
+            check_attention(arguments.attention, device, DTYPES[row.dtype])
+            row.network.set_attention(arguments.attention)
     measure(rows, arguments.runs, device)
     print_table(rows)
+    if arguments.loop:
+        print_loops(rows, device, arguments)
     if arguments.profile:
-        print_profile({f"{type(row.network).__name__} {row.dtype}": spent(row, device) for row in rows})
+        print_profile({f"{row.name} {row.dtype}": spent(row, device) for row in rows})
 
 
 def parse() -> argparse.Namespace:
@@ -94,6 +119,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="CPU threads; default: torch's choice")
     parser.add_argument("--small", action="store_true", help="a small network, to try the benchmark out")
     parser.add_argument("--profile", action="store_true", help="say where the time goes, too")
+    parser.add_argument("--attention", choices=BACKENDS, default="sdpa", help="of VideoUNet")
+    parser.add_argument("--compile", action="store_true", help="VideoUNet compiled, too")
+    parser.add_argument("--loop", action="store_true", help="the sampling of a whole clip, too")
+    parser.add_argument("--peak", type=float, help="TFLOP/s that the device is able to do")
     return parser.parse_args()
 
 
@@ -108,7 +137,12 @@ def guided_step(network: nn.Module, latents: Tensor, first_frame: Tensor, text: 
 
 
 def make_row(
-    kind: type[nn.Module], config: UNetConfig, dtype: str, weights: dict[str, Tensor], given: tuple[Tensor, ...]
+    kind: type[nn.Module],
+    config: UNetConfig,
+    dtype: str,
+    weights: dict[str, Tensor],
+    given: tuple[Tensor, ...],
+    compiled: bool = False,
 ) -> Row:
     """A network on these very weights, not a copy of them; its operations are counted before it has any."""
     with torch.device("meta"):
@@ -118,7 +152,10 @@ def make_row(
         guided_step(network, *meta)
     network.load_state_dict(weights, assign=True)
     inputs = prepare(network, tuple(tensor.to(DTYPES[dtype]) for tensor in given))
-    return Row(network, dtype, inputs, counter.get_total_flops() / 1e12)
+    if compiled:
+        check_compiler(inputs[0].device)
+        compile_network(network)
+    return Row(network, dtype, inputs, counter.get_total_flops() / 1e12, compiled=compiled)
 
 
 @torch.no_grad()
@@ -231,14 +268,51 @@ def describe(device: torch.device, weights: dict[str, Tensor], arguments: argpar
 def print_table(rows: list[Row]) -> None:
     """A line for each row; the first is the baseline."""
     baseline = median(rows[0].seconds)
-    print(f"{'network':13} {'dtype':5} {'median s':>9} {'min..max s':>19} {'ratio':>6}", end=" ")
+    print(f"{'network':19} {'dtype':5} {'median s':>9} {'min..max s':>19} {'ratio':>6}", end=" ")
     print(f"{'TFLOP':>8} {'TFLOP/s':>8} {'error':>8} {'GiB':>6}")
     for row in rows:
         seconds = median(row.seconds)
         spread = f"{min(row.seconds):.3f}..{max(row.seconds):.3f}"
         gib = f"{row.gib:.2f}" if row.gib else "-"
-        print(f"{type(row.network).__name__:13} {row.dtype:5} {seconds:9.3f} {spread:>19}", end=" ")
+        print(f"{row.name:19} {row.dtype:5} {seconds:9.3f} {spread:>19}", end=" ")
         print(f"{baseline / seconds:6.2f} {row.teraflop:8.3f} {row.teraflop / seconds:8.3f} {row.error:8.1e} {gib:>6}")
+
+
+@torch.inference_mode()
+def print_loops(rows: list[Row], device: torch.device, arguments: argparse.Namespace) -> None:
+    """Seconds of sampling a clip, once untimed, then the median of the runs; the text's projection included."""
+    ways = {"50 steps of ddim": {"sampler": "ddim", "steps": 50, "reuse": 1}, "--fast": FAST}
+    print(f"\n{'network':19} {'dtype':5} {'clip':17} {'median s':>9} {'TFLOP/s':>8} {'of the peak':>12}")
+    for row in rows:
+        if not isinstance(row.network, VideoUNet):
+            continue
+        for way, settings in ways.items():
+            found = [time_loop(row, settings, device) for _ in range(1 + arguments.runs)][1:]
+            speed = row.teraflop * settings["steps"] / median(found) if settings["reuse"] == 1 else None
+            told = f"{speed:8.2f}" if speed else f"{'-':>8}"
+            share = f"{speed / arguments.peak:12.0%}" if speed and arguments.peak else f"{'-':>12}"
+            print(f"{row.name:19} {row.dtype:5} {way:17} {median(found):9.2f} {told} {share}", flush=True)
+
+
+def time_loop(row: Row, settings: dict[str, Any], device: torch.device) -> float:
+    """Seconds of one clip, from noise that lies on the device to latents that do."""
+    latents, first_frame, _ = row.inputs
+    text = torch.randn(2, TOKENS, row.network.config.cross_attention_dim, device=device, dtype=DTYPES[row.dtype])
+    noise = torch.cat([first_frame, latents], dim=2).float()
+    model = SimpleNamespace(unet=row.network, dtype=DTYPES[row.dtype], plan=ALL_AT_ONCE, device=device)
+    synchronize(device)
+    begun = time.perf_counter()
+    sample(
+        ClipDenoiser(model, settings["reuse"]),
+        noise,
+        first_frame.float(),
+        *text.split(1),
+        steps=settings["steps"],
+        guidance=7.5,
+        scheduler=make_scheduler(settings["sampler"]),
+    )
+    synchronize(device)
+    return time.perf_counter() - begun
 
 
 @torch.inference_mode()
@@ -250,6 +324,8 @@ def spent(row: Row, device: torch.device) -> dict[str, float]:
         guided_step(row.network, *row.inputs)
         synchronize(device)
     for event in found.key_averages():
+        if event.device_type != torch.autograd.DeviceType.CPU:  # kernels, whose time their operation has too
+            continue
         fitting = (kind for kind, words in OPERATIONS.items() if any(word in event.key for word in words))
         microseconds = event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
         kinds[next(fitting, "other")] += microseconds / 1e6

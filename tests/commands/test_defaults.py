@@ -207,6 +207,7 @@ def test_fast_and_what_wins_over_it(call, boat, tmp_path):
     (tmp_path / "old.json").write_text(json.dumps({"prompt": "old", "seed": 3, **usual}))
     assert planned(call, *asked, "--recipe", "old.json") == usual
     assert planned(call, *asked, "--recipe", "old.json", "--fast") == FAST
-    (tmp_path / "fast.toml").write_text("[animate]\nfast = true\nsteps = 9\n")
-    assert planned(call, *asked, "--config", "fast.toml") == FAST | {"steps": 9}
+    for steps, reuse in ((9, 3), (50, 1)):  # the second are the built-in defaults
+        (tmp_path / "fast.toml").write_text(f"[animate]\nfast = true\nsteps = {steps}\nreuse = {reuse}\n")
+        assert planned(call, *asked, "--config", "fast.toml") == FAST | {"steps": steps, "reuse": reuse}
     assert planned(call, *asked, "--config", "fast.toml", "--recipe", "old.json") == usual

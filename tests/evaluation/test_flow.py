@@ -58,7 +58,5 @@ def test_smoothness_knows_a_pan_from_a_jump() -> None:
 
 def test_without_opencv_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
-    flow._opencv.cache_clear()
     with pytest.raises(RequestError, match="evaluate"):
         flow.dis_flow(*pan(1, count=2, side=32))
-    flow._opencv.cache_clear()

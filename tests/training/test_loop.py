@@ -222,6 +222,18 @@ def test_a_network_learns_from_videos(
     assert ("heard" in log(model)[-1]) == heard
 
 
+def test_a_network_goes_on_from_another_models(model: Path, photos: Path, tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"data": f"synthetic:{photos}", "device": "cpu"}
+    run("network", CONFIG, model, steps=4, **asked)
+    other = tmp_path / "other"
+    for part in ("vae", "text_encoder", "tokenizer"):
+        shutil.copytree(model / part, other / part)
+    run("network", CONFIG, other, steps=1, init=model, learning_rate=1e-9, **asked)
+    before, after = (load_file(next((folder / "unet").glob("*.safetensors"))) for folder in (model, other))
+    assert all(torch.allclose(before[name], after[name], atol=1e-5) for name in before)
+    load_model(other)
+
+
 def test_real_videos_are_mixed_in(model: Path, photos: Path, tmp_path: Path) -> None:
     videos = tmp_path / "videos"
     videos.mkdir()
