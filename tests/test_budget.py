@@ -147,7 +147,7 @@ def test_the_tracker_counts_what_lives():
         (256, "fp16", 2, PLANS[4]),
         (512, "fp16", 8, ALL_AT_ONCE),
         (512, "fp16", 5.5, APART),
-        (512, "fp16", 2.2, PLANS[4]),
+        (512, "fp16", 2.2, PLANS[5]),
         (512, "fp16", 2, SMALLEST),
         (256, "fp32", 8, ALL_AT_ONCE),
         (1024, "fp16", 4, MemoryPlan(True, CHUNKS, True, True, True)),

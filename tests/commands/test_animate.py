@@ -219,9 +219,45 @@ def test_a_dry_run_says_by_which_plan_it_keeps_to_a_budget(call, boat, tiny_mode
     assert "--vram" not in shown[1].stderr
     assert "--vram allows 107 MB" in shown[2].stderr
     assert call(*asked, "--vram", "0.75").stdout.endswith("MB of memory, plan: wide layers piece by piece\n")
+    assert call(*asked, "--vram", "nan").returncode == 2
     wrong = call(*asked, "--vram", "0")
     assert wrong.returncode == 2
     assert "0.1 to 1024" in wrong.stderr
+
+
+def test_one_plan_serves_all_clips_of_a_run_and_the_dry_run_says_so(call, boat, tiny_model, tmp_path):
+    shutil.copy(boat, tmp_path / "photo.jpg")
+    (tmp_path / "sizes.csv").write_text("input,size\nphoto.jpg,64x48\nphoto.jpg,512x512\n")
+    asked = [
+        "animate",
+        "--manifest",
+        "sizes.csv",
+        "moves left",
+        "--model",
+        tiny_model,
+        "--dtype",
+        "fp32",
+        "--seed",
+        "7",
+    ]
+    shown = call(*asked, "--frames", "16", "--vram", "0.69", "--dry-run", "--json")
+    assert shown.returncode == 0, shown.stderr
+    plans = [json.loads(line)["plan"] for line in shown.stdout.splitlines()]
+    assert len(plans) == 2
+    assert plans[0] == plans[1]
+    assert "one branch of guidance at a time" in plans[0]
+
+
+def test_a_recipes_way_that_does_not_work_here_is_replaced(call, boat, tiny_model, tmp_path, monkeypatch):
+    told = {"prompt": "moves left", "seed": 3, "attention": "xformers", "model": str(tiny_model)}
+    (tmp_path / "made.json").write_text(json.dumps(told))
+    asked = ["animate", boat, "moves left", "--recipe", "made.json", "--dry-run", "--json"]
+    monkeypatch.setitem(sys.modules, "xformers", None)
+    shown = call(*asked)
+    assert shown.returncode == 0, shown.stderr
+    assert json.loads(shown.stdout)["recipe"]["attention"] == "sdpa"
+    assert "Not as in the recipe: attention is 'xformers'" in shown.stderr
+    assert call(*asked, "--attention", "xformers").returncode == 2
 
 
 def test_a_clip_is_made_by_a_plan(small, boat, tmp_path):

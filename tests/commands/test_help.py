@@ -137,6 +137,7 @@ WRONG = {
     "info": ["nowhere.mp4"],
     "fetch-weights": ["no such model"],
     "doctor": ["--config", "nowhere.toml"],
+    "evaluate": ["nowhere"],
     "train": ["network", "--config", "nowhere.toml", "-o", "model"],
     "completions": ["bash", "--all", "scripts"],
 }
