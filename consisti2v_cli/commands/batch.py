@@ -78,9 +78,9 @@ class Batch:
 
     def show(self) -> int:
         """Print the plan: a line, or a JSON object, a clip. Returns the exit code."""
+        self._share_plans()
         self._say_beforehand()
-        for alone in self.jobs:
-            job = replace(alone, plan=self._plan(alone))
+        for job in self.jobs:
             self._warn(job)
             outputs = job.outputs.listed(job.paths)
             shown = {"input": job.input.name, "outputs": outputs, "memory_bytes": job.memory, "plan": str(job.plan)}
@@ -97,6 +97,7 @@ class Batch:
         """
         from consisti2v_cli.media.scratch import remove_leftovers
 
+        self._share_plans()
         self._say_beforehand()
         for place in self._places:
             remove_leftovers(place)
@@ -202,14 +203,19 @@ class Batch:
 
                 device, self._loaded = self._loaded[1].device, None
                 make_room(device)
-            self._loaded = (wanted, load(replace(job, plan=self._plan(job)), self.console))
+            self._loaded = (wanted, load(job, self.console))
         return self._loaded[1]
 
-    def _plan(self, job: Job) -> MemoryPlan:
-        """The plan of all clips of the run that share this one's model, those that are made already too."""
+    def _share_plans(self) -> None:
+        """Give all clips of the run that share a model one plan, for which those count too that are made already."""
+        from consisti2v_cli.budget import estimate
         from consisti2v_cli.plans import smallest
 
-        return smallest(self._plans[_model_key(job)])
+        for number, job in enumerate(self.jobs):
+            plan = smallest(self._plans[_model_key(job)])
+            if plan != job.plan:
+                memory = estimate(job.recipe, job.folder, job.photo, plan)
+                self.jobs[number] = replace(job, plan=plan, memory=memory)
 
     def _save(self, film: Film, job: Job, seconds: float) -> None:
         facts = None

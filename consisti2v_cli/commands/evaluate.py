@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +17,12 @@ from consisti2v_cli.errors import RequestError
 
 if TYPE_CHECKING:
     from consisti2v_cli.commands.console import Console
+    from consisti2v_cli.evaluation.clips import Clip
     from consisti2v_cli.evaluation.quick import Measure, Value
     from consisti2v_cli.evaluation.report import Difference, Mean
     from consisti2v_cli.evaluation.run import Judged
 
+STANDARD_OUTPUT = "-"
 NAME_WIDTH = 32  # letters of a clip's name that a table shows
 NONE = "-"
 
@@ -41,16 +44,27 @@ class Bound(click.ParamType[Any]):
             return value
         metric, _, number = str(value).partition("=")
         try:
-            return metric.strip(), float(number)
+            bound = float(number)
         except ValueError:
+            bound = math.nan
+        if not math.isfinite(bound):
             self.fail(f"{value!r} is no METRIC=VALUE, such as flickering=95.", param, ctx)
+        return metric.strip(), bound
 
 
 @click.command(epilog=EXAMPLES, short_help="Judge clips, or compare two folders of them.")
 @click.argument("folder", type=PATH, metavar="FOLDER")
 @click.argument("other", type=PATH, metavar="[FOLDER2]", required=False)
 @option("--metrics", metavar="LIST", default="quick", help="quick, or some of its measures, joined by commas.")
-@option("--json", "json_file", type=PATH, metavar="FILE", default=None, default_text="none", help="Write all to FILE.")
+@option(
+    "--json",
+    "json_file",
+    type=PATH,
+    metavar="FILE",
+    default=None,
+    default_text="none",
+    help="Write all to FILE too; - for standard output instead of the table.",
+)
 @option(
     "--fail-under",
     "bounds",
@@ -77,6 +91,7 @@ def evaluate(folder: str, other: str | None, quiet: bool, verbose: int, **option
     measured once is remembered, so that a run that was killed goes on.
     """
     from consisti2v_cli.commands.console import Console
+    from consisti2v_cli.evaluation.clips import find_clips
     from consisti2v_cli.evaluation.quick import QUICK
     from consisti2v_cli.evaluation.report import as_json
     from consisti2v_cli.evaluation.run import choose_measures
@@ -85,16 +100,24 @@ def evaluate(folder: str, other: str | None, quiet: bool, verbose: int, **option
     console = Console(quiet=quiet, verbosity=verbose)
     measures = choose_measures(options["metrics"], QUICK)
     bounds = _bounds(options["bounds"], measures)
+    if folder == other:
+        raise RequestError(f"{folder} is given twice; a comparison is of two folders.")
     target = _free(options["json_file"], overwrite=options["overwrite"])
     device = choose_device(options["device"])
-    folders = {name: _judge(name, measures, device, console) for name in dict.fromkeys((folder, other)) if name}
-    for name, judged in folders.items():
-        console.result("\n".join(_table(name, judged, measures)))
-    if len(folders) == 2:
-        console.result("\n".join(_comparison(folders, measures, console)))
+    found = {name: find_clips(Path(name)) for name in (folder, other) if name}
+    folders = {name: _judge(name, clips, measures, device, console) for name, clips in found.items()}
+    told = as_json(folders, measures, {"metrics": options["metrics"], "device": device})
+    text = json.dumps(told, ensure_ascii=False, allow_nan=False, indent=1)
+    if options["json_file"] == STANDARD_OUTPUT:
+        console.result(text)
+    else:
+        for name, judged in folders.items():
+            console.result("\n".join(_table(name, judged, measures)))
+        if len(folders) == 2:
+            console.result("\n".join(_comparison(folders, measures, console)))
     if target:
-        told = as_json(folders, measures, {"metrics": options["metrics"], "device": device})
-        _write(target, json.dumps(told, ensure_ascii=False, allow_nan=False, indent=1))
+        _write(target, text)
+        console.result(str(target))
     last = list(folders.values())[-1]
     short = [_too_low(last, measure, bound, console) for measure, bound in bounds]
     return 1 if any(short) or any(clip.problem for clips in folders.values() for clip in clips) else 0
@@ -108,14 +131,16 @@ def _bounds(given: Sequence[tuple[str, float]], measures: Sequence[Measure]) -> 
 
 
 def _free(file: str | None, *, overwrite: bool) -> Path | None:
-    """Where the JSON goes. RequestError where it must not."""
-    if file is None:
+    """The file of the JSON, with the next free number where it is taken; None for none. RequestError for a folder."""
+    if file is None or file == STANDARD_OUTPUT:
         return None
     path = Path(file)
     if path.is_dir():
         raise RequestError(f"{file} is a folder; --json names a file.")
-    if path.exists() and not overwrite:
-        raise RequestError(f"{file} exists; -y overwrites it.")
+    number = 1
+    while path.exists() and not overwrite:
+        number += 1
+        path = Path(file).with_stem(f"{Path(file).stem}-{number}")
     return path
 
 
@@ -126,11 +151,11 @@ def _write(path: Path, text: str) -> None:
         made.write_text(text + "\n", encoding="utf-8")
 
 
-def _judge(folder: str, measures: Sequence[Measure], device: str, console: Console) -> list[Judged]:
-    from consisti2v_cli.evaluation.clips import find_clips
+def _judge(
+    folder: str, clips: Sequence[Clip], measures: Sequence[Measure], device: str, console: Console
+) -> list[Judged]:
     from consisti2v_cli.evaluation.run import judge
 
-    clips = find_clips(Path(folder))
     with console.progress(printable(folder)) as bar:
         done = 0
 

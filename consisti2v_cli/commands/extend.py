@@ -183,10 +183,11 @@ def _jobs(wish: Wish, beginning: Beginning, console: Console) -> tuple[list[Job]
     if orders[0].problem:
         raise orders[0].problem
     height, width, _ = beginning.picture.shape
-    plan, memory = choose_plan(recipe, model, (width, height), wish.vram)
+    size = (width, height)
+    plan, memory = choose_plan(recipe, model, size, wish.vram)
     recipes = [replace(recipe, seed=order.draft.seed) for order in orders if order.draft]
     each = zip(recipes, orders, strict=True)
-    return [Job(wish, recipe, order.paths, model, memory, plan) for recipe, order in each], beginning
+    return [Job(wish, recipe, order.paths, model, size, memory, plan) for recipe, order in each], beginning
 
 
 def _not_taken_over(own: Recipe, recipe: Recipe, asked: set[str]) -> str:

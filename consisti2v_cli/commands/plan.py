@@ -41,6 +41,7 @@ class Job:
     recipe: Recipe  # nothing in it is left open
     paths: tuple[Path, ...]  # one a format, of which some may be made already
     folder: ModelFolder  # the model's
+    photo: tuple[int, int]  # its width and height in pixels
     memory: int  # bytes at the peak, roughly
     plan: MemoryPlan  # what is done to need no more
 
@@ -140,7 +141,7 @@ class Settler:
         own = {"prompt": order.draft.prompt, "seed": order.draft.seed, "input_name": entry.name}
         recipe = resolve(Recipe(**{**values, **own}), entry.source, folder, size=size)
         plan, memory = choose_plan(recipe, folder, size, wish.vram)
-        return Job(wish, recipe, order.paths, folder, memory, plan)
+        return Job(wish, recipe, order.paths, folder, size, memory, plan)
 
     def shared(self, wish: Wish) -> tuple[ModelFolder, dict[str, Any]]:
         """The model, and the fields of the recipe that do not depend on the image: what was asked for, then the
@@ -206,19 +207,20 @@ class Settler:
 
     def _ways(self, values: dict[str, Any], wish: Wish) -> dict[str, Any]:
         """How the network is computed. Where a recipe's way does not work here, the usual one will do."""
-        try:
-            _check_ways(values)
-        except RequestError as error:
-            if not wish.of_recipe or wish.asked & WAYS.keys():
-                raise
-            self.console.notice(f"Not as in the recipe: {error}")
-            return values | WAYS
+        for name, usual in WAYS.items():
+            try:
+                _check_way(name, values)
+            except RequestError as error:
+                if not wish.of_recipe or name in wish.asked:
+                    raise
+                self.console.notice(f"Not as in the recipe: {error}")
+                values = {**values, name: usual}
         return values
 
 
-def _check_ways(values: Values) -> None:
-    """Raise RequestError where the network cannot be computed here in the way that was asked for."""
-    if values.get("attention") != "xformers" and not values.get("compile"):
+def _check_way(name: str, values: Values) -> None:
+    """Raise RequestError where the network cannot be computed here in a way, of `WAYS`, that was asked for."""
+    if values.get(name) not in ("xformers", True):
         return
     import torch
 
@@ -226,6 +228,7 @@ def _check_ways(values: Values) -> None:
     from consisti2v_cli.weights.load import DTYPES
 
     device = torch.device(values["device"])
-    check_attention(values.get("attention", "sdpa"), device, DTYPES[values["dtype"]])
-    if values.get("compile"):
+    if name == "compile":
         check_compiler(device)
+    else:
+        check_attention(values["attention"], device, DTYPES[values["dtype"]])

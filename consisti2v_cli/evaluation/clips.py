@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consisti2v_cli.errors import RequestError
-from consisti2v_cli.media.image import fit_image, read_image
+from consisti2v_cli.layout import camera_frames, first_picture
+from consisti2v_cli.media.image import read_image
 from consisti2v_cli.media.metadata import read_recipe
 from consisti2v_cli.media.scratch import FRAME_NAME
 from consisti2v_cli.media.video import kind_of, read_video
-from consisti2v_cli.recipe import Recipe, from_json
+from consisti2v_cli.recipe import CAMERA, Recipe, from_json
 from consisti2v_cli.state import content_sha256, find_source, recipe_of
 
 SUFFIXES = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".png", ".ts", ".webm", ".webp")
@@ -37,16 +38,18 @@ class Clip:
     @cached_property
     def recipe(self) -> Recipe | None:
         """How it was made: from its metadata, a NAME.json beside it, or this machine's memory."""
-        beside = self.path.with_suffix(".json")
-        text = None
-        with suppress(RequestError, OSError):
-            text = read_recipe(self.path)
-        if not text and beside.is_file():
-            with suppress(OSError, UnicodeDecodeError):
-                text = beside.read_text(encoding="utf-8")
-        with suppress(RequestError):
-            return from_json(text or recipe_of(self.path) or "")
+        for text in self._recipes():
+            with suppress(RequestError):
+                return from_json(text)
         return None
+
+    def _recipes(self) -> Iterator[str]:
+        """Texts that may be its recipe. A film may carry another program's comment."""
+        with suppress(RequestError, OSError):
+            yield read_recipe(self.path) or ""
+        with suppress(OSError, UnicodeDecodeError):
+            yield self.path.with_suffix(".json").read_text(encoding="utf-8")
+        yield recipe_of(self.path) or ""
 
     def read(self) -> Footage:
         """Its frames. RequestError: it cannot be read."""
@@ -54,17 +57,20 @@ class Clip:
         return Footage(frames, fps)
 
     def first_picture(self, height: int, width: int) -> NDArray[np.uint8]:
-        """The picture that it was made from, as the recipe fits it to the clip, `height width 3`.
+        """What its first frame should show, `height width 3`: the photo, fitted, or what the camera sees of it.
 
         Raises:
-            RequestError: there is no recipe, or the picture is not found, or is no longer the same.
+            RequestError: there is no recipe, the photo is not found or no longer the same, or it began from a film.
         """
         recipe = self.recipe
         if recipe is None:
             raise RequestError("no recipe")
         source = self._source(recipe)
-        picture = read_image(source, background=recipe.background)
-        return fit_image(picture, width, height, recipe.fit, background=recipe.background)
+        if recipe.command == "extend" and (recipe.start != "image" or kind_of(source) == "film"):
+            raise RequestError("no first frame: it goes on from a film")
+        photo = read_image(source, background=recipe.background)
+        sized = replace(recipe, width=width, height=height)
+        return camera_frames(sized, photo)[0] if recipe.command in CAMERA else first_picture(sized, photo)
 
     def _source(self, recipe: Recipe) -> Path:
         """The file whose hash the recipe has: where it was used last, or beside the clip under its name."""
@@ -112,8 +118,13 @@ def find_clips(folder: Path) -> list[Clip]:
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    for path in folder.iterdir():
-        if path.name.startswith("."):
+    try:
+        entries = list(folder.iterdir())
+    except OSError:
+        yield folder  # why it cannot be read is said of it as of a clip
+        return
+    for path in entries:
+        if path.name.startswith(".") or (path.is_symlink() and path.is_dir()):  # which may lead in a circle
             continue
         if path.is_dir():
             if _holds_frames(path):
@@ -126,12 +137,15 @@ def _below(folder: Path) -> Iterator[Path]:
 
 def _may_move(path: Path) -> bool:
     """Whether a file is a clip: a picture that does not move is none. Of others, what cannot be read is reported."""
-    if path.suffix.lower() not in (".png", ".webp"):
+    if path.suffix.lower() not in (".gif", ".png", ".webp"):
         return True
-    with suppress(RequestError):
+    try:
         return kind_of(path) == "film"
-    return False
+    except RequestError:
+        return path.suffix.lower() != ".png"  # a damaged photo
 
 
 def _holds_frames(folder: Path) -> bool:
-    return any(FRAME_NAME.fullmatch(entry.name) for entry in folder.iterdir())
+    with suppress(OSError):
+        return any(FRAME_NAME.fullmatch(entry.name) for entry in folder.iterdir())
+    return False

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from consisti2v_cli.errors import RequestError
 
+SMALLEST = 16  # pixels: side of the frames
+
 Frames = NDArray[np.uint8]
 Flow = NDArray[np.float32]  # h w 2: x to the right, y down, in pixels
 
@@ -20,7 +22,10 @@ def dis_flow(before: Frames, after: Frames) -> Flow:
 
     Raises:
         RequestError: OpenCV is not installed.
+        ValueError: frames so small that OpenCV would fail, or end the program.
     """
+    if min(before.shape[:2]) < SMALLEST:
+        raise ValueError(f"optical flow needs frames of {SMALLEST}x{SMALLEST} pixels or more")
     cv2, dis = _opencv()
     greys = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in (before, after)]
     flow: Flow = dis.calc(*greys, None)

@@ -138,6 +138,8 @@ def sharpness_kept(frames: Frames) -> float:
     Detail is the deviation of the Laplacian of the grey levels. ValueError: the first frame has none.
     """
     _at_least(frames, 2)
+    if min(frames.shape[1:3]) < 3:
+        raise ValueError("frames of 3x3 pixels or more are needed")
     first = _detail(frames[0])
     if first == 0:
         raise ValueError("the first frame is of one colour")

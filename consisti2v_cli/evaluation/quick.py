@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from typing import Literal
@@ -67,7 +68,7 @@ MOTION = Measure(
     "motion_dis",
     "motion, px (DIS flow)",
     "",
-    "median over pairs of frames, an eighth of a second apart, of the mean length of the 5 % strongest flow vectors",
+    "mean length of the 5 % strongest flow vectors, median over pairs of frames about an eighth of a second apart",
     scale=1,
     digits=1,
 )
@@ -107,6 +108,8 @@ SEAM = Measure(
     digits=1,
 )
 
+SERIES = {"change": FLICKERING, "motion": MOTION, "consistency": CONSISTENCY, "colour": COLOUR}  # and whose they are
+
 QUICK = (FLICKERING, SMOOTHNESS, DYNAMIC, MOTION, CONSISTENCY, FIRST_PSNR, FIRST_SSIM, COLOUR, SHARPNESS, SEAM)
 
 
@@ -118,8 +121,13 @@ def measure(subject: Subject, wanted: Set[str]) -> Scores:
             continue
         try:
             function(subject, scores)
-        except (ConsistI2VError, ValueError) as error:
-            scores.reasons.update(dict.fromkeys(keys - scores.values.keys(), str(error)))
+        except Exception as error:  # whatever a library raises: the other measures do not suffer from it
+            known = isinstance(error, (ConsistI2VError, ValueError))
+            reason = str(error) if known else f"{type(error).__name__}: {error}"
+            scores.reasons.update(dict.fromkeys(keys - scores.values.keys(), reason))
+    for key in [key for key, value in scores.values.items() if not math.isfinite(value)]:
+        del scores.values[key]
+        scores.reasons[key] = "not finite"
     return scores
 
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -21,7 +23,7 @@ from consisti2v_cli.weights.devices import usable_cores
 
 from .clips import Clip, Footage
 from .extractors import EfficientNetFeatures
-from .quick import Extractor, Measure, Scores, Subject, measure
+from .quick import SERIES, Extractor, Measure, Scores, Subject, measure
 
 VERSION = 1  # of what measures mean: scores of another version are not taken over
 REMEMBERED = 20_000  # clips
@@ -87,7 +89,7 @@ def _judge(clip: Clip, wanted: Sequence[Measure], tools: _Tools) -> Judged:
     try:
         sha256 = clip.sha256
         recipe = to_dict(clip.recipe) if clip.recipe else None
-        place = _folder() / f"{_key(sha256, recipe)}.json"
+        place = _folder() / f"{_key(sha256, recipe, tools.device)}.json"
         known = _remembered(place)
         lacking = {measure.key for measure in wanted} - known.get("scores", {}).get("values", {}).keys()
         if lacking:
@@ -98,16 +100,18 @@ def _judge(clip: Clip, wanted: Sequence[Measure], tools: _Tools) -> Judged:
             reasons = found.reasons
         else:
             reasons = {}
-    except (ConsistI2VError, OSError) as error:
+    except Exception as error:  # whatever it is, the other clips do not suffer from it
         return Judged(clip.name, problem=_said(error))
     keys = {measure.key for measure in wanted}
-    scores = known["scores"]
-    values = {key: value for key, value in scores["values"].items() if key in keys}
-    return Judged(clip.name, sha256, recipe, **known["facts"], scores=Scores(values, reasons, scores["series"]))
+    values = {key: value for key, value in known["scores"]["values"].items() if key in keys}
+    series = {name: found for name, found in known["scores"]["series"].items() if SERIES[name].key in keys}
+    return Judged(clip.name, sha256, recipe, **known["facts"], scores=Scores(values, reasons, series))
 
 
 def _said(error: Exception) -> str:
-    return str(error.strerror if isinstance(error, OSError) and error.strerror else error)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) if isinstance(error, ConsistI2VError) else f"{type(error).__name__}: {error}"
 
 
 def _joined(known: dict[str, Any], footage: Footage, found: Scores) -> dict[str, Any]:
@@ -122,10 +126,17 @@ def _folder() -> Path:
     return cache_folder() / "scores"
 
 
-def _key(sha256: str, recipe: dict[str, Any] | None) -> str:
-    """The recipe counts, since it may lie beside the clip, and says which picture is the first."""
-    told = json.dumps([VERSION, sha256, recipe], sort_keys=True)
+def _key(sha256: str, recipe: dict[str, Any] | None, device: str) -> str:
+    """The recipe counts, since it may lie beside the clip, and says which picture is the first; and what measures."""
+    told = json.dumps([VERSION, sha256, recipe, device, _opencv_version()], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()
+
+
+@cache
+def _opencv_version() -> str:
+    with suppress(PackageNotFoundError):
+        return version("opencv-python-headless")
+    return ""
 
 
 def _remembered(place: Path) -> dict[str, Any]:

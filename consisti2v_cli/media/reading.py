@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _MOVING = ("GIF", "WEBP", "PNG", "AVIF")  # Pillow's formats whose frames are a film; a TIFF's are pages
 _NO_FILMS = re.compile(r"tty|bin|xbin|adf|idf|ico|fits|image2|.*_pipe")  # text as ANSI art, and pictures
+MOST_BYTES = 3_000_000_000  # of the frames of a film that is held in memory
 _USUAL_RATE = 25.0  # ffmpeg's own for numbered pictures that do not say
 _TAIL = "-5"  # seconds from a film's end where its last frame is looked for first
 
@@ -96,8 +97,20 @@ def read_frames(path: Path | str) -> Iterator[NDArray[np.uint8]]:
 
 
 def read_video(path: Path | str) -> tuple[NDArray[np.uint8], float]:
-    """All frames of a film, `f h w 3`, and its frames a second. RequestError if it cannot be read."""
-    return np.stack(list(read_frames(path))), probe(path).fps
+    """All frames of a film, `f h w 3`, and its frames a second.
+
+    Raises:
+        RequestError: it cannot be read, its frames differ in size, or they take more than `MOST_BYTES`.
+    """
+    frames, taken = [], 0
+    for frame in read_frames(path):
+        frames.append(frame)
+        taken += frame.nbytes
+        if frame.shape != frames[0].shape:
+            raise RequestError(f"{Path(path).name}: its frames differ in size.")
+        if taken > MOST_BYTES:
+            raise RequestError(f"{Path(path).name} is too long: more than {len(frames) - 1} such frames do not fit.")
+    return np.stack(frames), probe(path).fps
 
 
 def read_last_frame(path: Path | str) -> NDArray[np.uint8]:

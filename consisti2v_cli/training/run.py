@@ -152,6 +152,8 @@ def _make(
 ) -> Part:
     """The part that these settings are of, with its data."""
     size = int(file.settings.get("native_size", 256))
+    if videos is not None and not isinstance(settings, NetworkSettings):
+        raise RequestError("--videos is for the network only.")
     if isinstance(settings, TextSettings):
         from consisti2v_cli.training.text import TextPart
 
@@ -184,6 +186,8 @@ def _open_sources(
     wanted = any(stage.videos for stage in stages)
     if wanted and videos is None:
         raise RequestError("A stage draws clips from real videos: name them by --videos, or configure videos = 0.")
+    if videos is not None and not wanted:
+        raise RequestError("--videos names videos, of which no stage draws any: configure a stage's videos = 0.1.")
     real = KeptClips(videos, size=size, device=device) if wanted and videos is not None else None
     chosen = dict.fromkeys(stage.motions for stage in stages)
     opened = {motions: open_clips(data, size=size, device=device, motions=motions) for motions in chosen}

@@ -38,6 +38,8 @@ class LoopSettings:
     def __post_init__(self) -> None:
         _one_of("schedule", self.schedule, ("constant", "cosine"))
         _one_of("dtype", self.dtype, ("fp32", "bf16"))
+        if self.compile and self.accumulate > 1:  # captured graphs would overwrite what is added up
+            raise RequestError(f"compile = true: accumulate must be 1, not {self.accumulate}.")
         for name in ("steps", "batch", "accumulate", "log_every", "save_every", "sample_every"):
             if getattr(self, name) < 1:
                 raise RequestError(f"{name} = {getattr(self, name)}: must be 1 or more.")
@@ -57,6 +59,11 @@ class AutoencoderSettings(LoopSettings):
     kl: float = 1e-6  # weight of the divergence from a standard normal, a mean over latent values
     balance: float = 0.0  # 0: latent channels of equal deviation; 1: in proportion to what they change in the picture
     statistics_photos: int = 256  # how many photos measure the latents' mean and deviation when saving
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.balance <= 1:
+            raise RequestError(f"balance = {self.balance}: must be 0 to 1.")
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,10 @@ class Stage:
     timestep_high: int = 1000  # ... to here, the end not included
     timestep_power: float = 1.0  # above 1 draws high noise more often: density grows as t^(power - 1)
     learning_rate: float | None = None  # instead of the network's own
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.videos <= 1:
+            raise RequestError(f"videos = {self.videos}: must be 0 to 1.")
 
 
 @dataclass(frozen=True)

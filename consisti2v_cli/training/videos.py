@@ -9,7 +9,7 @@ import logging
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -135,19 +135,22 @@ class KeptClips(VideoClips):
                     self._leave_out(video.path, found)
                 else:
                     self._kept[video.path] = found.to(self.device)
+        # With the numbers of frames that there are: headers may say another
+        self.videos = [replace(v, frames=len(self._kept[v.path])) for v in self.videos if v.path in self._kept]
+        if not self.videos:
+            raise RequestError(f"no video of {spec} can be decoded: {next(iter(self.unreadable.values()))}")
 
     def _decode_all(self, video: Video) -> Tensor | str:
         """All frames, `f h w 3`, or why there are none."""
         try:
-            return _frames(_decode(video.path, [], ["-vf", _square(self.size)]), self.size)
+            found = _frames(_decode(video.path, [], ["-vf", _square(self.size)]), self.size)
+            return found if len(found) else "no frame could be decoded"
         except UnreadableVideo as error:
             return str(error)
 
     def _window(self, video: Video, frames: int, stride: int, position: float) -> Tensor:
         span = (frames - 1) * stride + 1
         there = self._kept[video.path]
-        if len(there) < span:
-            raise UnreadableVideo(f"{len(there)} frames could be decoded, and clips of {frames} are wanted")
         start = int(position * (len(there) - span + 1))
         return there[start : start + span : stride]
 

@@ -38,10 +38,14 @@ def check_compiler(device: torch.device) -> None:
     """Raise RequestError where nothing is here that compiles a network for a device."""
     if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):  # triton calls one too
         raise RequestError(
-            "--compile needs a C++ compiler, such as g++, and finds none; without it all works too, more slowly."
+            "Compiling needs a C++ compiler, such as g++, and finds none. Without --compile (training: compile = "
+            "false) all works too, more slowly."
         )
     if device.type == "cuda" and not find_spec("triton"):
-        raise RequestError("--compile needs triton on cuda: pip install triton; without it all works too, more slowly.")
+        raise RequestError(
+            "Compiling needs triton on cuda: pip install triton. Without --compile (training: compile = false) all "
+            "works too, more slowly."
+        )
 
 
 def compile_network(unet: VideoUNet) -> None:

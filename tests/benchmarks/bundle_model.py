@@ -1,6 +1,7 @@
 """Put a trained model into the package, in half precision: `python tests/benchmarks/bundle_model.py MODEL_FOLDER`.
 
 Takes what rendering reads (not the training's checkpoints) into `consisti2v_cli/weights/bundled/`, and prints sizes.
+The model card that lies there, `README.md`, stays, and is to be written anew by hand.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from consisti2v_cli.weights.load import load_model
 from consisti2v_cli.weights.registry import BUNDLED
 
 PARTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
+CARD = "README.md"
 
 
 def bundle(model: Path, target: Path) -> None:
@@ -25,6 +27,8 @@ def bundle(model: Path, target: Path) -> None:
         fresh = Path(place) / "fresh"
         copy(model, fresh)
         load_model(fresh)
+        if (target / CARD).is_file():
+            shutil.copyfile(target / CARD, fresh / CARD)
         if target.exists():
             target.rename(Path(place) / "old")
         fresh.rename(target)

@@ -21,23 +21,25 @@ How to make the model on one large graphics card (an H200 is believed to need 25
     python tests/benchmarks/collect_photos.py data
     python tests/benchmarks/collect_shots.py data/shots
 
-Then on the machine with the card, which needs no network: torch with CUDA, transformers, numpy, click, rich, and
-wheels of `accelerate diffusers huggingface_hub imageio-ffmpeg pillow platformdirs safetensors tokenizers`. Each command
-ends within nine minutes with a checkpoint, and the next one goes on from there:
+Then on the machine with the card, which needs no network: torch with CUDA, transformers, numpy, click, rich, wheels of
+`accelerate diffusers huggingface_hub imageio-ffmpeg opencv-python-headless pillow platformdirs safetensors tokenizers`,
+and g++ and triton for what is compiled (without them, in a copy of the preset, `compile = false`). Each command ends
+within nine minutes with a checkpoint, and the next one goes on from there:
 
+    export PYTHONPATH=.
     TRAIN="python -m consisti2v_cli train --config sketch-gpu -o small --validation data/heldout"
-    $TRAIN autoencoder --data synthetic:data/train --minutes 5
+    $TRAIN autoencoder --data synthetic:data/train --minutes 5      # and again, until it is finished
     $TRAIN text --minutes 1
     $TRAIN network --data synthetic:data/train --videos data/shots --minutes 5
     $TRAIN network --data synthetic:data/train --videos data/shots --minutes 8      # and again, until it is finished
     python tests/benchmarks/small_model.py --model small --clips 16 --sheet sheet.png
     python tests/benchmarks/bundle_model.py small
 
-Whether to go on is seen after the network's first five minutes, in the last line that has `heard` and `moved`, measured
-on pans at high noise. Go where `heard` is 0.05 or more (with captions swapped the error grows by 5 %) and `moved` is
-below 1 (the predicted clip is nearer the true one than the first frame, repeated). Where it is not so, copy the preset,
-leave `["pans:2", "lights:2", "still"]` of the motions in its stages, and begin the network again with --restart: few
-motions that are followed are worth more than many that are not.
+Whether to go on is seen after the network's first five minutes, in the line of step 6000 that has `heard` and `moved`,
+measured on pans at high noise. Go where `heard` is 0.05 or more (with captions swapped the error grows by 5 %) and
+`moved` is below 1 (the predicted clip is nearer the true one than the first frame, repeated). Where it is not so, copy
+the preset, leave `["pans:2", "lights:2", "still"]` of the motions in its stages, and begin the network again with
+--restart: few motions that are followed are worth more than many that are not.
 """
 
 from __future__ import annotations
@@ -294,7 +296,8 @@ def weights_and_codec(model: Model) -> dict[str, float]:
         rebuilt = model.vae.decode(model.vae.encode(pixels).latent_dist.mean).sample[0]
         levels = rebuilt.float().clamp(-1, 1).add(1).mul(127.5).round().byte().permute(1, 2, 0).cpu().numpy()
         found.append(psnr(levels, photo))
-    weights = sum(path.stat().st_size for path in model.folder.path.rglob("*.safetensors"))
+    parts = (model.unet, model.vae, model.text_encoder)
+    weights = sum(2 * tensor.numel() for part in parts for tensor in part.parameters())  # in half precision
     return {
         "autoencoder: PSNR, mean, dB": float(np.mean(found)),
         "autoencoder: PSNR, worst, dB": float(np.min(found)),

@@ -9,6 +9,7 @@ import time
 
 import pytest
 from known_clips import KINDS, flicker, pan, write_all
+from PIL import Image
 
 from consisti2v_cli.media.video import write_video
 
@@ -24,16 +25,19 @@ def test_a_folder_is_judged_and_remembered(call, clips, tmp_path):
     assert shown.returncode == 0, shown.stderr
     lines = shown.stdout.splitlines()
     assert lines[0] == "clips"
-    assert [line.split()[0] for line in lines[3:-1]] == sorted(KINDS)
-    assert lines[-1].startswith("mean of 6")
+    assert [line.split()[0] for line in lines[3:-2]] == sorted(KINDS)
+    assert lines[-2].startswith("mean of 6")
+    assert lines[-1] == "scores.json"
     assert "100.00" in next(line for line in lines if line.startswith("still"))
     assert "no recipe" in shown.stderr
     told = json.loads((tmp_path / "scores.json").read_text())
     assert len(told["folders"]["clips"]["clips"]) == len(KINDS)
     again = call("evaluate", "clips", "--json", "scores.json")
-    assert (again.returncode, again.stdout) == (2, "")
-    assert "scores.json exists" in again.stderr
+    assert again.stdout == shown.stdout.replace("scores.json", "scores-2.json")
+    assert json.loads((tmp_path / "scores-2.json").read_text()) == told
     assert call("evaluate", "clips", "--json", "scores.json", "-y").stdout == shown.stdout
+    piped = call("evaluate", "clips", "--json", "-")
+    assert json.loads(piped.stdout) == told
 
 
 def test_two_folders_are_compared(call, tmp_path):
@@ -58,6 +62,7 @@ def test_scripts_can_ask_for_a_least_value(call, tmp_path):
     assert short.returncode == 1
     assert "flickering is 92" in short.stderr
     assert call(*asked, "flickering").returncode == 2
+    assert call(*asked, "flickering=nan").returncode == 2
     other = call(*asked, "seam=3")
     assert other.returncode == 2
     assert "possible: flickering, dynamic_dis" in other.stderr
@@ -65,10 +70,25 @@ def test_scripts_can_ask_for_a_least_value(call, tmp_path):
 
 def test_one_bad_clip_is_reported_and_the_others_are_judged(call, clips):
     (clips / "bad.mp4").write_bytes(b"nothing")
+    (clips / "mixed").mkdir()
+    (clips / "round").symlink_to(clips)
+    for number, side in enumerate((32, 40), start=1):
+        Image.new("RGB", (32, side)).save(clips / "mixed" / f"{number:04d}.png")
     shown = call("evaluate", "clips", "--metrics", "flickering")
     assert shown.returncode == 1
     assert "bad.mp4" in shown.stderr
+    assert "mixed: its frames differ in size" in shown.stderr
     assert shown.stdout.splitlines()[-1].startswith("mean of 6")
+
+
+def test_frames_too_small_for_flow_are_said_and_end_nothing(call, tmp_path):
+    (tmp_path / "thin").mkdir()
+    for number in range(1, 6):
+        Image.new("RGB", (12, 64), (number, 0, 0)).save(tmp_path / "thin" / f"{number:04d}.png")
+    shown = call("evaluate", "thin")
+    assert shown.returncode == 0
+    assert "optical flow needs frames of 16x16 pixels or more" in shown.stderr
+    assert "thin" in shown.stdout
 
 
 @pytest.mark.parametrize(
@@ -77,6 +97,8 @@ def test_one_bad_clip_is_reported_and_the_others_are_judged(call, clips):
         (("nowhere",), "There is no folder nowhere."),
         (("clips", "--metrics", "beauty"), "There is no measure 'beauty'"),
         (("clips", "--json", "clips"), "clips is a folder"),
+        (("clips", "nowhere"), "There is no folder nowhere."),
+        (("clips", "clips"), "clips is given twice"),
     ],
 )
 def test_wrong_requests_are_said_in_a_line(call, clips, arguments, said):

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from known_clips import COUNT, KINDS, flicker, photo, write_all
+from PIL import Image
 
 from consisti2v_cli.errors import RequestError
 from consisti2v_cli.evaluation import quick, report, run
 from consisti2v_cli.evaluation.clips import find_clips
 from consisti2v_cli.evaluation.quick import QUICK
 from consisti2v_cli.evaluation.run import Judged, choose_measures, judge
+from consisti2v_cli.layout import camera_frames
 from consisti2v_cli.media.video import write_video
 from consisti2v_cli.recipe import Recipe, to_json
+from consisti2v_cli.state import content_sha256
 
 
 @pytest.fixture(scope="module")
@@ -86,11 +90,7 @@ def test_a_loop_has_no_seam(judged: dict[str, Judged]) -> None:
 
 def test_the_first_frame_is_held_against_the_photo(tmp_path: Path) -> None:
     picture = tmp_path / "coffee.png"
-    from PIL import Image
-
     Image.fromarray(photo()).save(picture)
-    from consisti2v_cli.state import content_sha256
-
     recipe = Recipe(
         prompt="it flickers",
         seed=1,
@@ -107,6 +107,10 @@ def test_the_first_frame_is_held_against_the_photo(tmp_path: Path) -> None:
     assert found.fps == 8
     assert values(found)["first_frame_psnr"] > 30
     assert values(found)["first_frame_ssim"] > 0.9
+    pan = replace(recipe, command="pan", direction="right", amount=0.5, frames=4)
+    write_video(tmp_path / "pan.webp", camera_frames(pan, photo()), 8, quality=100, comment=to_json(pan))
+    assert values(judge(find_clips(tmp_path / "pan.webp"), QUICK)[0])["first_frame_psnr"] > 30
+    (tmp_path / "pan.webp").unlink()
     picture.unlink()
     write_video(tmp_path / "other.webp", frames[::-1], 8, quality=90, comment=to_json(recipe))
     other = judge(find_clips(tmp_path), QUICK)[1]

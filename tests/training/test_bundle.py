@@ -16,6 +16,7 @@ def test_the_old_bundle_stays_until_the_new_one_has_loaded(model_copy: Path, tmp
     (model_copy / "consisti2v.json").write_text('{"native_size": 64}')
     target = tmp_path / "package" / "bundled"
     target.mkdir(parents=True)
+    (target / "README.md").write_text("what it can do")
     bundle(model_copy, target)
     assert load_model(target).settings.native_size == 64
     (model_copy / "consisti2v.json").write_text('{"no_such_setting": 1}')
@@ -23,3 +24,4 @@ def test_the_old_bundle_stays_until_the_new_one_has_loaded(model_copy: Path, tmp
         bundle(model_copy, target)
     assert load_model(target).settings.native_size == 64
     assert [path.name for path in target.parent.iterdir()] == ["bundled"]
+    assert (target / "README.md").read_text() == "what it can do"

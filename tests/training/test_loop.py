@@ -247,6 +247,8 @@ def test_real_videos_are_mixed_in(model: Path, photos: Path, tmp_path: Path) -> 
         run("network", str(config), model, **asked)
     run("network", str(config), model, videos=str(videos), **asked)
     assert log(model)[-1]["step"] == 2
+    with pytest.raises(RequestError, match="of which no stage draws any"):
+        run("network", CONFIG, model, videos=str(videos), **asked)
 
 
 @pytest.mark.slow
