@@ -279,7 +279,14 @@ def _model_key(job: Job) -> tuple[object, ...]:
 def _describe(job: Job, outputs: Sequence[str]) -> str:
     """A planned clip in a line for a person."""
     recipe = job.recipe
-    model = f"{recipe.steps} steps of {recipe.sampler}, seed {recipe.seed}, {recipe.model} in {recipe.dtype}"
+    ways = {
+        f", deep features for {recipe.reuse} steps": recipe.reuse > 1,
+        f", guided from {recipe.guidance_begin:g} to {recipe.guidance_end:g}": recipe.guidance_begin > 0
+        or recipe.guidance_end < 1,
+        ", compiled": recipe.compile,
+    }
+    steps = f"{recipe.steps} steps of {recipe.sampler}" + "".join(words for words, is_so in ways.items() if is_so)
+    model = f"{steps}, seed {recipe.seed}, {recipe.model} in {recipe.dtype}"
     how = "the layout alone" if recipe.layout_only else f"{model} on {recipe.device}"
     return f"{heading(job, outputs)}, {recipe.frames} frames at {recipe.fps:g} a second, {how}, {planned(job)}"
 

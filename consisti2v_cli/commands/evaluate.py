@@ -127,16 +127,22 @@ def _bounds(given: Sequence[tuple[str, float]], measures: Sequence[Measure]) -> 
     by_key = {measure.key: measure for measure in measures}
     if unknown := [key for key, _ in given if key not in by_key]:
         raise RequestError(f"--fail-under names {unknown[0]!r}, which is not measured; possible: {', '.join(by_key)}.")
+    if neither := [key for key, _ in given if not by_key[key].better]:
+        raise RequestError(f"--fail-under names {neither[0]!r}, of which neither more nor less is better.")
     return [(by_key[key], bound) for key, bound in given]
 
 
 def _free(file: str | None, *, overwrite: bool) -> Path | None:
     """The file of the JSON, with the next free number where it is taken; None for none. RequestError for a folder."""
+    from consisti2v_cli.evaluation.clips import SUFFIXES
+
     if file is None or file == STANDARD_OUTPUT:
         return None
     path = Path(file)
     if path.is_dir():
         raise RequestError(f"{file} is a folder; --json names a file.")
+    if path.suffix.lower() in SUFFIXES:
+        raise RequestError(f"{file} has the name of a film; --json writes text, such as scores.json.")
     number = 1
     while path.exists() and not overwrite:
         number += 1

@@ -136,7 +136,7 @@ def interval(text: str) -> tuple[float, float]:
     shares = _two_shares(text)
     if shares is None or shares[0] > shares[1]:
         raise click.BadParameter(
-            f"{text!r} is no interval; write two shares of the steps from 0 to 1, such as 0.1,0.7."
+            f"{text!r} is no interval; write two shares of the steps from 0 to 1, the smaller first, such as 0.1,0.7."
         )
     return shares
 

@@ -107,9 +107,10 @@ def find_clips(folder: Path) -> list[Clip]:
         RequestError: there is no such folder, or no clip in it.
     """
     if not folder.exists():
-        raise RequestError(f"There is no folder {folder}.")
-    if folder.is_file() or _holds_frames(folder):
-        kind_of(folder)  # which says what is wrong with it
+        raise RequestError(f"There is no folder or clip {folder}.")
+    if not folder.is_dir() or _holds_frames(folder):
+        if kind_of(folder) == "image":  # which raises where it is neither, or no file at all
+            raise RequestError(f"{folder} is a picture; a clip is needed, or a folder of clips.")
         return [Clip(folder, folder.name)]
     found = [Clip(path, path.relative_to(folder).as_posix()) for path in sorted(_below(folder))]
     if not found:
@@ -131,8 +132,13 @@ def _below(folder: Path) -> Iterator[Path]:
                 yield path
             else:
                 yield from _below(path)
-        elif path.suffix.lower() in SUFFIXES and _may_move(path):
+        elif path.suffix.lower() in SUFFIXES and _is_there(path) and _may_move(path):
             yield path
+
+
+def _is_there(path: Path) -> bool:
+    """Whether it is a file, or a link to nothing, which is reported; pipes and the like would never end."""
+    return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 def _may_move(path: Path) -> bool:

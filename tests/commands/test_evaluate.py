@@ -72,6 +72,8 @@ def test_one_bad_clip_is_reported_and_the_others_are_judged(call, clips):
     (clips / "bad.mp4").write_bytes(b"nothing")
     (clips / "mixed").mkdir()
     (clips / "round").symlink_to(clips)
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(clips / "pipe.mp4")  # would never end
     for number, side in enumerate((32, 40), start=1):
         Image.new("RGB", (32, side)).save(clips / "mixed" / f"{number:04d}.png")
     shown = call("evaluate", "clips", "--metrics", "flickering")
@@ -94,10 +96,13 @@ def test_frames_too_small_for_flow_are_said_and_end_nothing(call, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("nowhere",), "There is no folder nowhere."),
+        (("nowhere",), "There is no folder or clip nowhere."),
+        (("clips/pan/0001.png",), "is a picture"),
+        (("clips", "--json", "scores.mp4"), "has the name of a film"),
+        (("clips", "--fail-under", "motion_dis=5"), "neither more nor less is better"),
         (("clips", "--metrics", "beauty"), "There is no measure 'beauty'"),
         (("clips", "--json", "clips"), "clips is a folder"),
-        (("clips", "nowhere"), "There is no folder nowhere."),
+        (("clips", "nowhere"), "There is no folder or clip nowhere."),
         (("clips", "clips"), "clips is given twice"),
     ],
 )
