@@ -143,10 +143,11 @@ def test_the_tracker_counts_what_lives():
     ("size", "dtype", "vram", "expected"),
     [
         (256, "fp16", 80, ALL_AT_ONCE),
+        (256, "fp16", 4.1, ALL_AT_ONCE),
         (256, "fp16", 3.9, APART),
         (256, "fp16", 2, PLANS[4]),
         (512, "fp16", 8, ALL_AT_ONCE),
-        (512, "fp16", 5.5, APART),
+        (512, "fp16", 5.3, APART),
         (512, "fp16", 2.2, PLANS[5]),
         (512, "fp16", 2, SMALLEST),
         (256, "fp32", 8, ALL_AT_ONCE),

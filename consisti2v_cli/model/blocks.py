@@ -112,7 +112,7 @@ class GEGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x, gate = self.proj(x).chunk(2, dim=-1)
-        return x * F.gelu(gate)
+        return F.gelu(gate).mul_(x)  # in place: these are the widest tensors of the network
 
 
 class FeedForward(nn.Module):
