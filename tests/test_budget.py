@@ -207,6 +207,7 @@ def test_plans_in_words():
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_the_benchmark_prints_its_table():
     script = Path(__file__).parent / "benchmarks" / "memory.py"
     ran = subprocess.run(

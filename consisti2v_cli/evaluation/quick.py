@@ -2,55 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Set
-from dataclasses import dataclass, field
-from typing import Literal
-
 import numpy as np
-from numpy.typing import NDArray
-
-from consisti2v_cli.errors import ConsistI2VError
 
 from . import metrics
-from .clips import Clip, Footage
 from .flow import dis_flow, interpolate
-
-Value = float | bool
-
-
-@dataclass(frozen=True)
-class Measure:
-    """What is measured, under a name that tells its variant: what has another name is never compared with it."""
-
-    key: str  # in JSON
-    label: str  # in tables
-    better: Literal["higher", "lower", ""]  # "" where neither is
-    about: str  # for people: what it says, its range
-    scale: float = 100.0  # what tables multiply it by
-    digits: int = 2
-
-
-@dataclass
-class Scores:
-    """What was found of one clip."""
-
-    values: dict[str, Value] = field(default_factory=dict)
-    reasons: dict[str, str] = field(default_factory=dict)  # why a measure has no value
-    series: dict[str, list[float]] = field(default_factory=dict)  # frame by frame
-
-
-Extractor = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A clip that is being measured, with what measuring needs."""
-
-    clip: Clip
-    footage: Footage
-    extract: Callable[[], Extractor]  # EfficientNet-Lite0; raises where it is not installed
-
+from .measures import Measure, Scores, Subject, Way
 
 FLICKERING = Measure(
     "flickering", "flickering", "higher", "100 less the mean change of a pixel between frames; a still picture has 100"
@@ -77,6 +33,7 @@ CONSISTENCY = Measure(
     "consistency (EfficientNet-Lite0)",
     "higher",
     "how much frames resemble their neighbour and the first one; a still picture has 100",
+    beside=DYNAMIC.key,
 )
 FIRST_PSNR = Measure(
     "first_frame_psnr", "first frame, dB", "higher", "PSNR of the first frame against the photo", scale=1, digits=1
@@ -108,27 +65,7 @@ SEAM = Measure(
     digits=1,
 )
 
-SERIES = {"change": FLICKERING, "motion": MOTION, "consistency": CONSISTENCY, "colour": COLOUR}  # and whose they are
-
 QUICK = (FLICKERING, SMOOTHNESS, DYNAMIC, MOTION, CONSISTENCY, FIRST_PSNR, FIRST_SSIM, COLOUR, SHARPNESS, SEAM)
-
-
-def measure(subject: Subject, wanted: Set[str]) -> Scores:
-    """What is wanted of a clip, by key, and what comes with it. What cannot be measured has a reason instead."""
-    scores = Scores()
-    for function, keys in _FUNCTIONS:
-        if not keys & wanted:
-            continue
-        try:
-            function(subject, scores)
-        except Exception as error:  # whatever a library raises: the other measures do not suffer from it
-            known = isinstance(error, (ConsistI2VError, ValueError))
-            reason = str(error) if known else f"{type(error).__name__}: {error}"
-            scores.reasons.update(dict.fromkeys(keys - scores.values.keys(), reason))
-    for key in [key for key, value in scores.values.items() if not math.isfinite(value)]:
-        del scores.values[key]
-        scores.reasons[key] = "not finite"
-    return scores
 
 
 def _flickering(subject: Subject, scores: Scores) -> None:
@@ -153,7 +90,7 @@ def _motion(subject: Subject, scores: Scores) -> None:
 
 
 def _consistency(subject: Subject, scores: Scores) -> None:
-    series = metrics.consistency_series(subject.extract()(subject.footage.frames))
+    series = metrics.consistency_series(subject.network("efficientnet")(subject.footage.frames))
     scores.series["consistency"] = series.tolist()
     scores.values[CONSISTENCY.key] = float(series.mean())
 
@@ -176,12 +113,12 @@ def _seam(subject: Subject, scores: Scores) -> None:
     scores.values[SEAM.key] = metrics.loop_seam(subject.footage.frames)
 
 
-_FUNCTIONS: tuple[tuple[Callable[[Subject, Scores], None], set[str]], ...] = (
-    (_flickering, {FLICKERING.key}),
-    (_smoothness, {SMOOTHNESS.key}),
-    (_motion, {MOTION.key, DYNAMIC.key}),
-    (_consistency, {CONSISTENCY.key}),
-    (_first_frame, {FIRST_PSNR.key, FIRST_SSIM.key}),
-    (_drift, {COLOUR.key, SHARPNESS.key}),
-    (_seam, {SEAM.key}),
+QUICK_WAYS = (
+    Way(_flickering, (FLICKERING,), series=("change",)),
+    Way(_smoothness, (SMOOTHNESS,)),
+    Way(_motion, (MOTION, DYNAMIC), series=("motion",)),
+    Way(_consistency, (CONSISTENCY,), network="efficientnet", series=("consistency",)),
+    Way(_first_frame, (FIRST_PSNR, FIRST_SSIM)),
+    Way(_drift, (COLOUR, SHARPNESS), series=("colour",)),
+    Way(_seam, (SEAM,)),
 )

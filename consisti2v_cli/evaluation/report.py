@@ -11,12 +11,18 @@ import numpy as np
 
 from consisti2v_cli.version import __version__
 
+from .measures import Measure
 from .metrics import bootstrap_interval
-from .quick import CONSISTENCY, DYNAMIC, Measure
+from .paper import BACKGROUND, DYNAMIC_RAFT, SUBJECT
+from .quick import CONSISTENCY, DYNAMIC
 from .run import VERSION, Judged
 
 SCHEMA = 1  # of the JSON
-FRAME_WEIGHTED = {CONSISTENCY.key: "consistency"}  # the series whose mean over all frames VBench's totals are
+FRAME_WEIGHTED = {  # the series whose mean over all frames VBench's totals are
+    CONSISTENCY.key: "consistency",
+    SUBJECT.key: "subject",
+    BACKGROUND.key: "background",
+}
 
 
 @dataclass(frozen=True)
@@ -64,14 +70,25 @@ def pairs_of(first: Sequence[Judged], second: Sequence[Judged]) -> tuple[list[tu
     Returns:
         The pairs, and the names of clips that have none.
     """
-    readable = [[clip for clip in clips if not clip.problem] for clips in (first, second)]
-    pairs: list[tuple[Judged, Judged]] = []
+    sets, alone = sets_of((first, second))
+    return [(one, other) for one, other in sets], [clip.name for clips in alone for clip in clips]
+
+
+def sets_of(folders: Sequence[Sequence[Judged]]) -> tuple[list[tuple[Judged, ...]], list[list[Judged]]]:
+    """Clips, one of each folder, that show the same: of one picture, prompt and seed; else of one name.
+
+    Returns:
+        The sets, each in the order of the folders; and of each folder the clips that are in none.
+    """
+    readable = [[clip for clip in clips if not clip.problem] for clips in folders]
+    sets: list[tuple[Judged, ...]] = []
     for key in (_origin, _stem):
-        taken = {id(clip) for pair in pairs for clip in pair}
-        ones, others = (_by_key([clip for clip in clips if id(clip) not in taken], key) for clips in readable)
-        pairs += [(ones[name], others[name]) for name in ones if name in others]
-    taken = {id(clip) for pair in pairs for clip in pair}
-    return pairs, [clip.name for clips in readable for clip in clips if id(clip) not in taken]
+        taken = {id(clip) for found in sets for clip in found}
+        named = [_by_key([clip for clip in clips if id(clip) not in taken], key) for clips in readable]
+        shared = [name for name in named[0] if all(name in clips for clips in named[1:])]
+        sets += [tuple(clips[name] for clips in named) for name in shared]
+    taken = {id(clip) for found in sets for clip in found}
+    return sets, [[clip for clip in clips if id(clip) not in taken] for clips in readable]
 
 
 def _origin(clip: Judged) -> Hashable:
@@ -115,10 +132,11 @@ def difference(pairs: Sequence[tuple[Judged, Judged]], measure: Measure) -> Diff
     return Difference(first, second, float(change.mean()), *bootstrap_interval(change.tolist()), *counts)
 
 
-def more_static(differences: dict[str, Difference | None]) -> bool:
+def more_static(differences: Mapping[str, Difference | None]) -> bool:
     """Whether the second folder is the more consistent one while less happens in it: that is no gain."""
-    dynamic, consistency = differences.get(DYNAMIC.key), differences.get(CONSISTENCY.key)
-    return bool(dynamic and consistency and dynamic.mean < 0 < consistency.mean)
+    moves = [found for key in (DYNAMIC.key, DYNAMIC_RAFT.key) if (found := differences.get(key))]
+    stays = [found for key in FRAME_WEIGHTED if (found := differences.get(key))]
+    return any(found.mean < 0 for found in moves) and any(found.mean > 0 for found in stays)
 
 
 def falls_short(mean: Mean | None, measure: Measure, bound: float) -> bool:
@@ -130,16 +148,39 @@ def falls_short(mean: Mean | None, measure: Measure, bound: float) -> bool:
 
 
 def as_json(
-    folders: Mapping[str, Sequence[Judged]], measures: Sequence[Measure], settings: dict[str, Any]
+    folders: Mapping[str, Sequence[Judged]],
+    measures: Sequence[Measure],
+    settings: dict[str, Any],
+    spreads: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Everything, in a form that holds no NaN: what has no value is null, and has a reason."""
+    """Everything, in a form that holds no NaN: what has no value is null, and has a reason.
+
+    Args:
+        spreads: of each folder the `sets.Spread` of its clips, by measure.
+    """
     return {
         "schema": SCHEMA,
         "consisti2v": __version__,
         "measures_version": VERSION,
         "settings": settings,
         "measures": [asdict(measure) for measure in measures],
-        "folders": {name: _folder(judged, measures) for name, judged in folders.items()},
+        "folders": {
+            name: _folder(judged, measures) | {"spreads": _spreads((spreads or {}).get(name, {}))}
+            for name, judged in folders.items()
+        },
+        "comparison": _comparison([*folders.values()], measures) if len(folders) == 2 else None,
+    }
+
+
+def _comparison(folders: Sequence[Sequence[Judged]], measures: Sequence[Measure]) -> dict[str, Any]:
+    """Of two folders."""
+    pairs, alone = pairs_of(*folders)
+    found = {measure.key: difference(pairs, measure) for measure in measures}
+    return {
+        "pairs": [[one.name, other.name] for one, other in pairs],
+        "alone": alone,
+        "differences": {key: one and asdict(one) for key, one in found.items()},
+        "more_static": more_static(found),
     }
 
 
@@ -149,6 +190,10 @@ def _folder(judged: Sequence[Judged], measures: Sequence[Measure]) -> dict[str, 
         mean = summary(judged, measure)
         totals[measure.key] = mean and {**asdict(mean), "frame_weighted": frame_weighted(judged, measure)}
     return {"clips": [_clip(clip, measures) for clip in judged], "summary": totals}
+
+
+def _spreads(found: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: asdict(spread) | {"value": _finite(spread.value)} for key, spread in found.items()}
 
 
 def _clip(clip: Judged, measures: Sequence[Measure]) -> dict[str, Any]:

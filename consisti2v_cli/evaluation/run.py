@@ -6,15 +6,14 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from functools import partial
+from itertools import groupby
 from pathlib import Path
-from threading import Lock
-from typing import Any
+from typing import IO, Any
 
 from consisti2v_cli.errors import ConsistI2VError, RequestError
 from consisti2v_cli.recipe import to_dict
@@ -22,11 +21,18 @@ from consisti2v_cli.state import cache_folder, prune
 from consisti2v_cli.weights.devices import usable_cores
 
 from .clips import Clip, Footage
-from .extractors import EfficientNetFeatures
-from .quick import SERIES, Extractor, Measure, Scores, Subject, measure
+from .extractors import Networks
+from .measures import Measure, Scores, Subject, Way, measure
+from .paper import PAPER, PAPER_WAYS
+from .quick import QUICK, QUICK_WAYS
 
-VERSION = 1  # of what measures mean: scores of another version are not taken over
-REMEMBERED = 20_000  # clips
+VERSION = 2  # of what measures mean: scores of another version are not taken over
+REMEMBERED = 50_000  # files: one a clip and network
+WAYS = (*QUICK_WAYS, *PAPER_WAYS)
+MEASURES = {entry.key: entry for way in WAYS for entry in way.measures}
+SETS = {"quick": QUICK, "paper": PAPER}
+
+Words = Mapping[str, Mapping[str, str]]  # by the clip's name: "object" and "scene"
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,8 @@ def judge(
     wanted: Sequence[Measure],
     *,
     device: str = "cpu",
+    weights: Path | None = None,
+    words: Words | None = None,
     on_clip: Callable[[Judged], None] = lambda _: None,
 ) -> list[Judged]:
     """Measure clips, as many at a time as there are cores; a clip that cannot be read is reported, not raised.
@@ -56,87 +64,97 @@ def judge(
     Args:
         wanted: what is measured.
         device: of the networks.
+        weights: a folder that networks' weights are looked for in first.
+        words: what should be seen in clips, for the measures that look for it.
         on_clip: hears of each clip in the order of `clips`, as soon as it and those before it are done.
     """
-    tools = _Tools(device)
     judged = []
-    pool = ThreadPoolExecutor(usable_cores())
-    try:
-        for found in pool.map(lambda clip: _judge(clip, wanted, tools), clips):
-            judged.append(found)
-            on_clip(found)
-    finally:
-        pool.shutdown(cancel_futures=True)
-    prune(_folder(), REMEMBERED)
+    with Networks(device, weights) as networks, ThreadPoolExecutor(usable_cores()) as pool:
+        try:
+            for found in pool.map(partial(_judge, wanted=wanted, networks=networks, words=words or {}), clips):
+                judged.append(found)
+                on_clip(found)
+        finally:
+            pool.shutdown(cancel_futures=True)
+    prune(scores_folder(), REMEMBERED)
     return judged
 
 
-class _Tools:
-    """Networks, loaded by the first clip that needs them."""
-
-    def __init__(self, device: str) -> None:
-        self.device, self.lock = device, Lock()
-        self.found: Extractor | None = None
-
-    def extractor(self) -> Extractor:
-        with self.lock:
-            if self.found is None:
-                self.found = EfficientNetFeatures(self.device)
-            return self.found
-
-
-def _judge(clip: Clip, wanted: Sequence[Measure], tools: _Tools) -> Judged:
+def _judge(clip: Clip, wanted: Sequence[Measure], networks: Networks, words: Words) -> Judged:
+    keys = {entry.key for entry in wanted}
+    scores = Scores()
+    facts: dict[str, Any] = {}
     try:
-        sha256 = clip.sha256
+        subject = Subject(clip, networks, dict(words.get(clip.name, {})))
         recipe = to_dict(clip.recipe) if clip.recipe else None
-        place = _folder() / f"{_key(sha256, recipe, tools.device)}.json"
-        known = _remembered(place)
-        lacking = {measure.key for measure in wanted} - known.get("scores", {}).get("values", {}).keys()
-        if lacking:
-            footage = clip.read()
-            found = measure(Subject(clip, footage, tools.extractor), lacking)
-            known = _joined(known, footage, found)
-            _remember(place, known)
-            reasons = found.reasons
-        else:
-            reasons = {}
+        for network, ways in _by_network(keys):
+            facts |= _find(subject, recipe, networks, network, ways, keys, scores)
+        if not facts:
+            facts = _facts(subject.footage)
     except Exception as error:  # whatever it is, the other clips do not suffer from it
-        return Judged(clip.name, problem=_said(error))
-    keys = {measure.key for measure in wanted}
-    values = {key: value for key, value in known["scores"]["values"].items() if key in keys}
-    series = {name: found for name, found in known["scores"]["series"].items() if SERIES[name].key in keys}
-    return Judged(clip.name, sha256, recipe, **known["facts"], scores=Scores(values, reasons, series))
+        return Judged(clip.name, problem=said(error))
+    return Judged(clip.name, clip.sha256, recipe, **facts, scores=scores)
 
 
-def _said(error: Exception) -> str:
+def _by_network(keys: set[str]) -> Iterator[tuple[str, list[Way]]]:
+    ways = sorted((way for way in WAYS if way.keys & keys), key=lambda way: way.network)
+    for network, group in groupby(ways, key=lambda way: way.network):
+        yield network, list(group)
+
+
+def _find(
+    subject: Subject,
+    recipe: dict[str, Any] | None,
+    networks: Networks,
+    network: str,
+    ways: list[Way],
+    keys: set[str],
+    scores: Scores,
+) -> dict[str, Any]:
+    """Add to the scores what ways find that need one network, or found before; returns the clip's facts."""
+    here = set().union(*(way.keys for way in ways)) & keys
+    try:
+        identity = networks.identity(network)
+    except ConsistI2VError as error:
+        scores.reasons.update(dict.fromkeys(here, str(error)))
+        return {}
+    seen = {way.word: subject.words.get(way.word) for way in ways if way.word}
+    told = [VERSION, subject.clip.sha256, recipe, networks.device, network, identity, seen]
+    place = scores_folder() / f"{hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()}.json"
+    known = _remembered(place)
+    if lacking := here - known.get("scores", {}).get("values", {}).keys():
+        found = measure(subject, ways, lacking)
+        scores.reasons.update(found.reasons)
+        known = _joined(known or {"facts": _facts(subject.footage)}, found)
+        _remember(place, known)
+    stored = known["scores"]
+    scores.values.update({key: value for key, value in stored["values"].items() if key in here})
+    for name in [name for way in ways if way.keys & here for name in way.series]:
+        scores.series.update({name: stored["series"][name]} if name in stored["series"] else {})
+    return dict(known["facts"])
+
+
+def said(error: Exception) -> str:
+    """What happened to one clip, in words."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return str(error) if isinstance(error, ConsistI2VError) else f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, (ConsistI2VError, ValueError)) else f"{type(error).__name__}: {error}"
 
 
-def _joined(known: dict[str, Any], footage: Footage, found: Scores) -> dict[str, Any]:
+def _facts(footage: Footage) -> dict[str, Any]:
     height, width = footage.size
-    facts = {"frames": len(footage.frames), "fps": footage.fps, "height": height, "width": width}
+    return {"frames": len(footage.frames), "fps": footage.fps, "height": height, "width": width}
+
+
+def _joined(known: dict[str, Any], found: Scores) -> dict[str, Any]:
     before = known.get("scores", {"values": {}, "series": {}})
     now = asdict(found)
-    return {"facts": facts, "scores": {kind: before[kind] | now[kind] for kind in ("values", "series")}}
+    return {"facts": known["facts"], "scores": {kind: before[kind] | now[kind] for kind in ("values", "series")}}
 
 
-def _folder() -> Path:
+def scores_folder() -> Path:
+    """Where what was measured is remembered."""
     return cache_folder() / "scores"
-
-
-def _key(sha256: str, recipe: dict[str, Any] | None, device: str) -> str:
-    """The recipe counts, since it may lie beside the clip, and says which picture is the first; and what measures."""
-    told = json.dumps([VERSION, sha256, recipe, device, _opencv_version()], sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()
-
-
-@cache
-def _opencv_version() -> str:
-    with suppress(PackageNotFoundError):
-        return version("opencv-python-headless")
-    return ""
 
 
 def _remembered(place: Path) -> dict[str, Any]:
@@ -148,22 +166,30 @@ def _remembered(place: Path) -> dict[str, Any]:
 
 
 def _remember(place: Path, known: dict[str, Any]) -> None:
-    """A disk that is full, or may not be written to, only costs the time to measure again."""
+    store(place, lambda file: file.write(json.dumps(known).encode()))
+
+
+def store(place: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Remember something under a name of its own. A disk that is full, or may not be written to, only costs time."""
     with suppress(OSError):
         place.parent.mkdir(parents=True, exist_ok=True)
         fresh = place.with_name(f".{place.name}-{os.getpid()}-{secrets.token_hex(4)}")
-        fresh.write_text(json.dumps(known), encoding="utf-8")
+        with fresh.open("wb") as file:
+            write(file)
         fresh.replace(place)
 
 
-def choose_measures(text: str, known: Sequence[Measure]) -> list[Measure]:
-    """`quick`, or keys joined by commas. RequestError: a key that there is not."""
-    if text == "quick":
-        return list(known)
-    by_key = {entry.key: entry for entry in known}
-    keys = [part.strip() for part in text.split(",") if part.strip()]
-    if unknown := [key for key in keys if key not in by_key]:
-        raise RequestError(f"There is no measure {unknown[0]!r}; there are: quick, {', '.join(by_key)}.")
-    if not keys:
-        raise RequestError(f"No measure is named; there are: quick, {', '.join(by_key)}.")
-    return [by_key[key] for key in dict.fromkeys(keys)]
+def choose_measures(text: str) -> list[Measure]:
+    """`quick`, `paper`, or keys, joined by commas; and what is never left out beside one of them.
+
+    Raises:
+        RequestError: a key that there is not, or none.
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if unknown := [part for part in parts if part not in MEASURES and part not in SETS]:
+        raise RequestError(f"There is no measure {unknown[0]!r}; there are: {', '.join([*SETS, *MEASURES])}.")
+    if not parts:
+        raise RequestError(f"No measure is named; there are: {', '.join([*SETS, *MEASURES])}.")
+    named = [entry for part in parts for entry in SETS.get(part) or (MEASURES[part],)]
+    beside = [MEASURES[entry.beside] for entry in named if entry.beside]
+    return list(dict.fromkeys([*named, *beside]))

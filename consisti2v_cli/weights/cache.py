@@ -150,6 +150,11 @@ def hash_holds(path: Path, hash: str, on_bytes: OnBytes) -> bool:
     return digest.hexdigest() == hash
 
 
+def is_known(entry: Path, sha256: str, on_bytes: OnBytes = lambda count: None) -> bool:
+    """Whether a file is the one that is known; what the hub gave under that hash was compared when it came."""
+    return hub_hash(entry) == sha256 or hash_holds(entry, sha256, on_bytes)
+
+
 def is_damaged(entry: Path, on_bytes: OnBytes) -> bool | None:
     """Whether a file differs from what it was, by the hub's hash or its own; None where it has neither.
 
@@ -185,7 +190,7 @@ def forget(entry: Path) -> int:
 
 def finish_forgetting(place: Path) -> None:
     """Go on where a process was killed that forgot entries of this snapshot."""
-    for forgotten in place.glob(f"*/.*{_FORGOTTEN}"):
+    for forgotten in [*place.glob(f".*{_FORGOTTEN}"), *place.glob(f"*/.*{_FORGOTTEN}")]:
         entry = forgotten.with_name(forgotten.name[1:].removesuffix(_FORGOTTEN))
         os.replace(forgotten, entry)
         if entry.exists():

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from consisti2v_cli.errors import WeightsError
@@ -28,8 +28,9 @@ Progress = Callable[[str, int, int], None]  # stage, bytes done, bytes in all
 OnBytes = Callable[[int], None]
 
 CHECKING = "checking"  # the stage that `Progress` hears of
-HUB_HASH, OWN_HASH, NUMBERS, READ = "hub hash", "own hash", "numbers", "read"  # how files are checked
+HUB_HASH, OWN_HASH, KNOWN_HASH, NUMBERS, READ = "hub hash", "own hash", "known hash", "numbers", "read"  # how
 
+_MISSING = "it is missing"
 _FOLDERS = (*STEMS, "tokenizer", "scheduler")
 
 
@@ -67,7 +68,22 @@ def check_model(model: str, revision: str | None = None, on_progress: Progress |
     if unhashed:
         yield from _check_numbers(folder.path, unhashed, count)
     for lacking in missing(folder.path):
-        yield CheckedFile(lacking, READ, "it is missing")
+        yield CheckedFile(lacking, READ, _MISSING)
+
+
+def check_files(folder: Path, hashes: Mapping[str, str], on_progress: Progress | None = None) -> Iterator[CheckedFile]:
+    """Read some files of a folder, and compare each with the sha256 that is known of it, else with the hub's hash.
+
+    Args:
+        folder: a snapshot, or any other.
+        hashes: for each file the sha256 that it must have; "" where none is known.
+        on_progress: as in `check_model`.
+    """
+    here = [name for name in hashes if (folder / name).is_file()]
+    count = _meter(sum((folder / name).stat().st_size for name in here), on_progress)
+    for name, hash in hashes.items():
+        checked = _check_file(folder / name, folder, count, hash) if name in here else CheckedFile(name, READ, _MISSING)
+        yield replace(checked, by=READ) if checked.by == NUMBERS else checked  # nobody says which numbers are right
 
 
 def check_headers(folder: Path) -> None:
@@ -98,10 +114,13 @@ def _entries(folder: ModelFolder) -> list[Path]:
     return sorted(entry for entry in found if (entry.is_file() or entry.is_symlink()) and entry.name[0] != ".")
 
 
-def _check_file(entry: Path, folder: Path, count: OnBytes) -> CheckedFile:
+def _check_file(entry: Path, folder: Path, count: OnBytes, known: str = "") -> CheckedFile:
     """Check a file by its hash; weights that have none are read to the end by `_check_numbers`."""
     name = entry.relative_to(folder).as_posix()
     try:
+        if known:
+            right = hash_holds(entry, known, count)
+            return CheckedFile(name, KNOWN_HASH, None if right else "it is not the file that is known")
         if hash := hub_hash(entry):
             right = hash_holds(entry, hash, count)
             return CheckedFile(name, HUB_HASH, None if right else "its hash is not the hub's")

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from consisti2v_cli.errors import ConsistI2VError, WeightsError
 
-from .cache import finish_forgetting, forget, hash_holds, hub_cache, is_damaged, link, storage, write_reference
+from .cache import (
+    finish_forgetting,
+    forget,
+    hash_holds,
+    hub_cache,
+    is_damaged,
+    is_known,
+    link,
+    storage,
+    write_reference,
+)
 from .download import INCOMPLETE, HubFile, Repository
 from .folder import (
     HALVED,
@@ -52,13 +63,65 @@ def bring(repo: str, revision: str, dtype: str | None, patient: bool, report: Pr
         WeightsError, ConsistI2VError: see `hub.fetch`.
     """
     hub = Repository(repo, revision, patient=patient, on_notice=notice)
-    place = storage(repo) / "snapshots" / hub.commit
-    blobs = storage(repo) / "blobs"
-    finish_forgetting(place)
-    for left in [*place.glob(".*.part"), *place.glob("*/.*.part")]:  # of processes that were killed
-        left.unlink()
+    place = _tidied(hub)
     _check_own(place, report, notice)
     wanted = needed_files(hub.names, dtype, _kept(place, hub.names, dtype))
+    return _complete(hub, place, wanted, dtype, report, notice)
+
+
+def bring_files(
+    repo: str, revision: str, hashes: Mapping[str, str], patient: bool, report: Progress, notice: Notice
+) -> Path:
+    """Have some files of a repository in the cache, and right; what is not the file that is known does not stay.
+
+    Args:
+        repo, revision, patient, report, notice: as in `bring`.
+        hashes: for each file's name the sha256 that it must have; "" where the hub's own hash decides.
+
+    Returns:
+        The snapshot's folder.
+
+    Raises:
+        UnreachableError: the hub was not reached, or not to the end.
+        WeightsError: the repository lacks a file, or has another one under its name; and as in `bring`.
+        ConsistI2VError: see `hub.fetch`.
+    """
+    hub = Repository(repo, revision, patient=patient, on_notice=notice)
+    if lacking := [name for name in hashes if name not in hub.names]:
+        raise WeightsError(f"{repo} has no {', '.join(lacking)} at {revision}.")
+    place = _tidied(hub)
+    for name, hash in hashes.items():
+        listed = hub.file(name).hash
+        if hash and len(listed) == len(hash) and listed != hash:
+            _refuse(place / name, repo, hash)
+    _complete(hub, place, list(hashes), None, report, notice)
+    for name, hash in hashes.items():
+        if hash and not is_known(place / name, hash):
+            _refuse(place / name, repo, hash)
+    return place
+
+
+def _refuse(entry: Path, repo: str, hash: str) -> NoReturn:
+    """Remove a file that is not the one that is known, and say so."""
+    if entry.is_file():
+        forget(entry)
+    raise WeightsError(f"{entry.name} of {repo} is not the file that is known (sha256 {hash}), and is not used.")
+
+
+def _tidied(hub: Repository) -> Path:
+    """A repository's folder at its commit, which need not exist, without what processes left that were killed."""
+    place = storage(hub.repo) / "snapshots" / hub.commit
+    finish_forgetting(place)
+    for left in [*place.glob(".*.part"), *place.glob("*/.*.part")]:
+        left.unlink()
+    return place
+
+
+def _complete(
+    hub: Repository, place: Path, wanted: Iterable[str], dtype: str | None, report: Progress, notice: Notice
+) -> Path:
+    """Check what a snapshot has of the files that are wanted, and download the others. Returns its folder."""
+    blobs = storage(hub.repo) / "blobs"
     files = {place / name: hub.file(name) for name in sorted(wanted, key=_by_kind)}
     _check(files, blobs, report, notice)
     lacking = {entry: file for entry, file in files.items() if not entry.is_file()}
@@ -70,7 +133,7 @@ def bring(repo: str, revision: str, dtype: str | None, patient: bool, report: Pr
         else:
             hub.download(file, blobs / file.hash, count)
         link(entry, blobs / file.hash)
-    write_reference(repo, revision, hub.commit)
+    write_reference(hub.repo, hub.revision, hub.commit)
     for left in blobs.glob(f"*{INCOMPLETE}"):  # of files that are no longer needed
         left.unlink()
     return place

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from consisti2v_cli.errors import RequestError, WeightsError
 
 from . import fetching
 from .cache import check_revision, full_disk_in_words, hub_cache, locked, snapshot, storage
+from .download import UnreachableError
 from .folder import HALVES, STEMS, ModelFolder, convertible, file_names, missing
 from .registry import BUNDLED, FULL, MODELS, SMALL, hub_repo, local_folder
 
@@ -140,25 +141,74 @@ def fetch(
     return require(model, revision)
 
 
+def find_files(repo: str, revision: str, names: Iterable[str]) -> Path | None:
+    """The folder in the cache that has all of some files of a repository. Never asks the network, imports no torch."""
+    place = snapshot(repo, revision)
+    return place if place and all((place / name).is_file() for name in names) else None
+
+
+def fetch_files(
+    name: str,
+    repo: str,
+    revision: str,
+    hashes: Mapping[str, str],
+    *,
+    on_progress: Progress | None = None,
+    on_notice: Notice | None = None,
+) -> Path:
+    """Bring some files of a repository here, right, as `fetch` does with a model's.
+
+    Args:
+        name: what a person calls them, and fetches them by.
+        repo, revision: `owner/name`; branch, tag or commit.
+        hashes: for each file the sha256 that it must have; "" where the hub's own hash decides.
+        on_progress, on_notice: as in `fetch`.
+
+    Returns:
+        The snapshot's folder, which may have other files too.
+
+    Raises:
+        WeightsError: as in `fetch`; or a file is not the one that is known. It does not stay here.
+        ConsistI2VError: as in `fetch`.
+    """
+    report, notice = on_progress or _ignore, on_notice or _ignore
+    here = find_files(repo, revision, hashes)
+    if here and not os.access(hub_cache(), os.W_OK):
+        notice(f"The cache {hub_cache()} cannot be written; what it has of {name} is used.")
+        return here
+    waiting = f"Another process is fetching {name}; waiting for it."
+    with locked(storage(repo).name, lambda: notice(waiting)), full_disk_in_words():
+        here = find_files(repo, revision, hashes)
+        try:
+            return fetching.bring_files(repo, revision, hashes, here is None, report, notice)
+        except UnreachableError as error:
+            place = _whole(name, fetch_command(name), here, error, report)
+            notice(f"{error}. The cache has all of {name}; that is used.")
+            return place
+
+
 def _bring(model: str, revision: str | None, dtype: str | None, report: Progress, notice: Notice) -> Path:
     """The folder of a repository in the cache, from the hub; or what is there already, where the hub is not reached."""
-    from .download import UnreachableError
-
     here = find(model, revision)
     try:
         return fetching.bring(repository(model), revision or DEFAULT_REVISION, dtype, here is None, report, notice)
     except UnreachableError as error:
-        if here is None:
-            again = fetch_command(model, revision)
-            raise WeightsError(f"{model} is not all in the cache, and {error}; to go on, run: {again}") from None
-        if damaged := fetching.check_cached(here.path, report):
-            raise WeightsError(f"{model} has damaged files ({', '.join(damaged)}), and {error}.") from None
-        if parts := fetching.in_other(here.path, dtype):
-            again = f"{fetch_command(model, revision)} --dtype {dtype}"
+        again = fetch_command(model, revision)
+        place = _whole(model, again, here.path if here else None, error, report)
+        if parts := fetching.in_other(place, dtype):
             what = f"{' and '.join(parts)} of {model} cannot be had in {dtype} from what is in the cache"
-            raise WeightsError(f"{what}, and {error}; to go on, run: {again}") from None
+            raise WeightsError(f"{what}, and {error}; to go on, run: {again} --dtype {dtype}") from None
         notice(f"{error}. The cache has all of {model}; that is used.")
-        return here.path
+        return place
+
+
+def _whole(name: str, again: str, here: Path | None, error: UnreachableError, report: Progress) -> Path:
+    """The folder in the cache, where the hub is not reached. WeightsError where it is not all there, and right."""
+    if here is None:
+        raise WeightsError(f"{name} is not all in the cache, and {error}; to go on, run: {again}") from None
+    if damaged := fetching.check_cached(here, report):
+        raise WeightsError(f"{name} has damaged files ({', '.join(damaged)}), and {error}.") from None
+    return here
 
 
 def _check_request(model: str, revision: str | None, dtype: str | None, drop_originals: bool) -> None:

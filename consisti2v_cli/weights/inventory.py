@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,8 +23,8 @@ class Inventoried:
     model: str  # what --model takes
     path: Path
     bytes: int  # of the files in its folder
-    dtypes: dict[str, tuple[str, ...]]  # of each part's weights: fp32, fp16, ...
-    missing: tuple[str, ...]  # what it lacks of a whole model
+    dtypes: dict[str, tuple[str, ...]]  # of each part's weights: fp32, fp16, ...; empty for what is no model
+    missing: tuple[str, ...]  # what it lacks to be whole
     repository: str | None = None
     revision: str | None = None  # the commit
     references: tuple[str, ...] = ()  # branches and tags that stand for it here
@@ -49,6 +49,21 @@ def describe(folder: ModelFolder) -> Inventoried:
     return _inventory(folder.name, folder.path, repo, _references(storage(repo)).get(folder.revision))
 
 
+def describe_files(name: str, folder: Path, wanted: Sequence[str], repo: str | None) -> Inventoried:
+    """Some files of a folder, which is a snapshot where there is a repository, as `list_models` has a model's."""
+    here = [file for file in wanted if (folder / file).is_file()]
+    return Inventoried(
+        model=name,
+        path=folder,
+        bytes=sum((folder / file).stat().st_size for file in here),
+        dtypes={},
+        missing=tuple(file for file in wanted if file not in here),
+        repository=repo,
+        revision=folder.name if repo else None,
+        references=tuple(_references(storage(repo)).get(folder.name, ())) if repo else (),
+    )
+
+
 def remove_model(model: str, revision: str | None = None, on_notice: Callable[[str], None] = print) -> tuple[Path, int]:
     """Delete a model from the cache: all of it, or one revision and what no other needs.
 
@@ -63,12 +78,21 @@ def remove_model(model: str, revision: str | None = None, on_notice: Callable[[s
     if local_folder(model) is not None:
         why = "is part of the package" if model in MODELS else "is a folder of your own"
         raise RequestError(f"{model} {why}: only what is in the cache is removed.")
-    repo = repository(model)
+    return remove_repository(model, repository(model), revision, on_notice)
+
+
+def remove_repository(
+    name: str, repo: str, revision: str | None = None, on_notice: Callable[[str], None] = print
+) -> tuple[Path, int]:
+    """Delete a repository from the cache, all of it or one revision; `name`: what a person calls it.
+
+    Returns and raises as `remove_model`.
+    """
     place = storage(repo)
     folder = snapshot(repo, revision) if revision else place
     if folder is None or not folder.is_dir():
-        raise WeightsError(f"{model}{f' at {revision}' if revision else ''} is not in the cache.")
-    with locked(place.name, lambda: on_notice(f"Another process is fetching {model}; waiting for it.")):
+        raise WeightsError(f"{name}{f' at {revision}' if revision else ''} is not in the cache.")
+    with locked(place.name, lambda: on_notice(f"Another process is fetching {name}; waiting for it.")):
         freed = _delete(place, [folder.name] if revision else [entry.name for entry in snapshots(place)])
         if not revision:
             freed += _size(place)

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
-from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -26,23 +25,12 @@ import numpy as np
 import small_model
 import torch
 
+from consisti2v_cli.evaluation.ablations import PAPER, VARIANTS, apply
 from consisti2v_cli.evaluation.extractors import EfficientNetFeatures
 from consisti2v_cli.evaluation.metrics import frechet_distance, unit
-from consisti2v_cli.model import UNetConfig, VideoUNet
 from consisti2v_cli.render import choose_device, choose_dtype
 from consisti2v_cli.weights import choose, require
 from consisti2v_cli.weights.load import Model, load_model
-
-ROWS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # settings of the clip, and of the network
-    "whole": ({}, {}),
-    "w/o FrameInit": ({"frameinit": False}, {}),
-    "w/o FrameInit, temporal": ({"frameinit": False}, {"augment_temporal_attention": False}),
-    "w/o FrameInit, temporal, spatial": (
-        {"frameinit": False},
-        {"augment_temporal_attention": False, "first_frame_condition_mode": "input_only"},
-    ),
-}
-PAPER = "The paper's Table 3 (UCF-101, FVD): 177.66, 245.79, 224.16, 704.48."
 
 
 def main() -> None:
@@ -57,32 +45,22 @@ def main() -> None:
     device = choose_device(options.device)
     model = load_model(require(options.model or choose()), device=device, dtype=choose_dtype("auto", device))
     extract = EfficientNetFeatures(device)
-    networks = {name: switched(model.unet, **network) for name, (_, network) in ROWS.items()}
     steps = {} if options.steps is None else {"steps": options.steps}
     features, figures, first = defaultdict(list), defaultdict(list), {}
     for task in small_model.tasks(options.classes, options.clips):
         true = small_model.synthetic(task, model.settings.native_size, model.settings.frames)
         features["true"].append(extract(true)[1:])
-        for name, (clip, _) in ROWS.items():
-            model.unet = networks[name]
-            frames = small_model.make(task, model, {**clip, **steps}).frames
+        for variant in VARIANTS:
+            with apply(model, variant):
+                frames = small_model.make(task, model, {**variant.settings, **steps}).frames
             found = extract(frames)
-            features[name].append(found[1:])
-            figures[name].append((first_frame(found), moved(frames)))
-            first.setdefault(name, frames)
+            features[variant.name].append(found[1:])
+            figures[variant.name].append((first_frame(found), moved(frames)))
+            first.setdefault(variant.name, frames)
         print(f"{task.motion}, {task.photo.stem}", flush=True)
     print_table(model, features, figures)
     if options.sheet:
         small_model.rows_of(list(first.values())).save(options.sheet)
-
-
-def switched(unet: VideoUNet, **settings: Any) -> VideoUNet:
-    """A network that shares another's weights, with other switches."""
-    config: UNetConfig = replace(unet.config, **settings)
-    with torch.device("meta"):
-        other = VideoUNet(config)
-    other.load_state_dict(unet.state_dict(), assign=True)
-    return other.eval().requires_grad_(False)
 
 
 def first_frame(features: np.ndarray) -> float:
@@ -102,12 +80,13 @@ def print_table(model: Model, features: dict[str, list[np.ndarray]], figures: di
     print(f"\n{date.today()}, torch {torch.__version__}, {model.folder.name}, {len(features['true'])} clips a row\n")
     print("| | distance (EfficientNet-Lite0) | first frame | moved, % |\n|---|---|---|---|")
     distances = {}
-    for name in ROWS:
+    for name in (variant.name for variant in VARIANTS):
         distances[name] = frechet_distance(np.concatenate(features[name]), true)
         same, way = np.mean(figures[name], axis=0)
         print(f"| {name} | {distances[name]:.1f} | {100 * same:.1f} | {100 * way:.1f} |")
-    order = sorted(ROWS, key=distances.__getitem__)
-    print(f"\nFrom the nearest to the farthest: {'; '.join(order)}.\n{PAPER}")
+    print(f"\nFrom the nearest to the farthest: {'; '.join(sorted(distances, key=distances.__getitem__))}.")
+    printed = ", ".join(f"{PAPER[variant.key][0]:.2f}" for variant in VARIANTS)
+    print(f"The paper's Table 3 (UCF-101, FVD): {printed}.")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from consisti2v_cli.media.video import read_video
 from consisti2v_cli.recipe import from_json
 from consisti2v_cli.work import Work, unfinished
 
-KILLS = 25
+KILLS = [8, pytest.param(25, marks=pytest.mark.slow)]
 SEED = 3  # of the moments
 OPTIONS = ["--chunks", "4", "--size", "48x32", "--frames", "4", "--steps", "12", "--seed", "7"]
 
@@ -100,15 +100,16 @@ def check(folder, reference):
     assert not [path for path in (folder / "out").iterdir() if path.name.startswith(".")]
 
 
-def test_killed_25_times_and_the_film_is_the_same(start, empty):
+@pytest.mark.parametrize("most", KILLS)
+def test_killed_many_times_and_the_film_is_the_same(start, empty, most):
     begun = time.monotonic()
     undisturbed = empty("undisturbed")
     run(start, undisturbed)
     reference, lasts = (undisturbed / "out" / "boat.mp4").read_bytes(), time.monotonic() - begun
     moments, kills, rounds, stages = random.Random(SEED), 0, 0, set()
-    while kills < KILLS:
+    while kills < most:
         folder = empty(f"round-{rounds}")
-        for _ in range(KILLS):
+        for _ in range(most):
             process, _ = start(folder)
             time.sleep(moments.uniform(0, lasts))
             os.kill(process, signal.SIGKILL)
@@ -116,7 +117,7 @@ def test_killed_25_times_and_the_film_is_the_same(start, empty):
                 break
             kills += 1
             stages.add(len(list((folder / "state").glob("chunks/*/*.latents.npz"))))
-            if kills == KILLS:
+            if kills == most:
                 break
         run(start, folder)
         check(folder, reference)

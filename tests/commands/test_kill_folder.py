@@ -17,7 +17,7 @@ from consisti2v_cli.media.video import read_video
 from consisti2v_cli.recipe import from_json
 
 SEED = 20_240_614
-KILLS = 25
+KILLS = [8, pytest.param(25, marks=pytest.mark.slow)]
 CLIPS = 6
 FORMATS = ("mp4", "gif")
 OPTIONS = ["--size", "32x32", "--frames", "3", "--steps", "1", "-f", "mp4", "-f", "gif", "-q"]
@@ -91,17 +91,18 @@ def files(folder):
     return {path.name: path.read_bytes() if path.is_file() else None for path in folder.iterdir()}
 
 
-def test_killed_at_any_moment_a_run_goes_on(start: Start, photos, tiny_model, tmp_path):
+@pytest.mark.parametrize("most", KILLS)
+def test_killed_at_any_moment_a_run_goes_on(start: Start, photos, tiny_model, tmp_path, most):
     command = ["animate", photos, "waves", "--model", tiny_model, *OPTIONS, "--seed", SEED]
     whole, code = start(*command, "-o", "alone/")
     assert code == 0, (tmp_path / "log.txt").read_text()
     alone = files(tmp_path / "alone")
     assert sorted(alone) == sorted(f"{number}.{format}" for number in range(CLIPS) for format in FORMATS)
     moments, killed = random.Random(SEED), 0
-    while killed < KILLS:
+    while killed < most:
         out = tmp_path / f"out-{killed}"
         code = -9
-        while code and killed < KILLS:
+        while code and killed < most:
             _, code = start(*command, "-o", f"{out.name}/", patience=moments.uniform(0.01, whole / 2))
             assert code in (-9, 0)
             killed += code == -9

@@ -12,7 +12,7 @@ from known_clips import COUNT, KINDS, flicker, photo, write_all
 from PIL import Image
 
 from consisti2v_cli.errors import RequestError
-from consisti2v_cli.evaluation import quick, report, run
+from consisti2v_cli.evaluation import extractors, quick, report, run
 from consisti2v_cli.evaluation.clips import find_clips
 from consisti2v_cli.evaluation.quick import QUICK
 from consisti2v_cli.evaluation.run import Judged, choose_measures, judge
@@ -119,17 +119,17 @@ def test_the_first_frame_is_held_against_the_photo(tmp_path: Path) -> None:
 
 def test_what_was_measured_is_not_measured_again(folder: Path, judged: dict[str, Judged], monkeypatch) -> None:
     monkeypatch.setattr(quick, "dis_flow", lambda *_: pytest.fail("measured again"))
-    again = {clip.name: clip for clip in judge(find_clips(folder), choose_measures("motion_dis,sharpness", QUICK))}
+    again = {clip.name: clip for clip in judge(find_clips(folder), choose_measures("motion_dis,sharpness"))}
     for name, clip in again.items():
         assert values(clip) == {key: values(judged[name])[key] for key in ("motion_dis", "sharpness")}
     monkeypatch.setattr(run, "VERSION", run.VERSION + 1)
     with pytest.raises(pytest.fail.Exception):
-        judge(find_clips(folder / "pan"), choose_measures("motion_dis", QUICK))
+        judge(find_clips(folder / "pan"), choose_measures("motion_dis"))
 
 
 def test_one_measure_that_fails_stops_no_other(folder: Path, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CONSISTI2V_CACHE", str(tmp_path))
-    monkeypatch.setattr(run, "EfficientNetFeatures", lambda device: lambda frames: np.zeros((len(frames), 4)))
+    monkeypatch.setattr(extractors, "EfficientNetFeatures", lambda device: lambda frames: np.zeros((len(frames), 4)))
     (found,) = judge(find_clips(folder / "pan"), QUICK)
     assert found.scores.reasons["consistency_efficientnet"] == "a feature is zero"
     assert values(found)["flickering"] > 0.5
@@ -139,7 +139,7 @@ def test_a_clip_that_cannot_be_read_is_reported(folder: Path, tmp_path: Path) ->
     (tmp_path / "broken.mp4").write_bytes(b"no film at all" * 50)
     write_video(tmp_path / "good.mp4", KINDS["pan"](), 8)
     (tmp_path / "photo.png").write_bytes(b"not looked at")
-    broken, good = judge(find_clips(tmp_path), choose_measures("flickering", QUICK))
+    broken, good = judge(find_clips(tmp_path), choose_measures("flickering"))
     assert "broken.mp4" in broken.problem
     assert not good.problem
     (tmp_path / "empty").mkdir()
@@ -148,10 +148,10 @@ def test_a_clip_that_cannot_be_read_is_reported(folder: Path, tmp_path: Path) ->
 
 
 def test_measures_are_chosen_by_name() -> None:
-    assert choose_measures("quick", QUICK) == list(QUICK)
-    assert [measure.key for measure in choose_measures("sharpness, flickering", QUICK)] == ["sharpness", "flickering"]
+    assert choose_measures("quick") == list(QUICK)
+    assert [measure.key for measure in choose_measures("sharpness, flickering")] == ["sharpness", "flickering"]
     with pytest.raises(RequestError, match="no measure 'fvd'"):
-        choose_measures("flickering,fvd", QUICK)
+        choose_measures("flickering,fvd")
 
 
 def made(name: str, value: float | bool, key: str = "flickering", **recipe: object) -> Judged:

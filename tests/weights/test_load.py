@@ -198,6 +198,7 @@ def test_what_is_used_as_it_is_stays_in_the_file(tiny_model):
     assert len(mappings()) == before
 
 
+@pytest.mark.slow
 def test_loading_holds_little_more_than_the_files_or_what_becomes_of_them(tmp_path):
     """A model of half a gigabyte, in processes of their own."""
     script = Path(__file__).parents[1] / "benchmarks" / "memory.py"

@@ -1,0 +1,221 @@
+"""What `consisti2v evaluate` measured, as tables for a terminal; and the measuring itself, with its progress."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from consisti2v_cli.commands.inputs import printable
+
+if TYPE_CHECKING:
+    from consisti2v_cli.commands.console import Console
+    from consisti2v_cli.evaluation.clips import Clip
+    from consisti2v_cli.evaluation.extractors import Networks
+    from consisti2v_cli.evaluation.measures import Measure, Value
+    from consisti2v_cli.evaluation.report import Difference, Mean
+    from consisti2v_cli.evaluation.run import Judged, Words
+    from consisti2v_cli.evaluation.sets import Excerpt, Spread
+
+NAME_WIDTH = 32  # letters of a clip's name that a table shows
+HEAD_WIDTH = 12  # letters of a line of a column's head, unless a word is longer
+NONE = "-"
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What measuring is done with."""
+
+    device: str
+    weights: Path | None = None  # where networks' weights are looked for first
+    words: Words = field(default_factory=dict)  # what should be seen, by clips' names
+
+
+def judge_folder(
+    folder: str,
+    clips: Sequence[Clip],
+    measures: Sequence[Measure],
+    tools: Tools,
+    console: Console,
+) -> list[Judged]:
+    """Measure the clips of a folder, and say what could not be measured."""
+    from consisti2v_cli.evaluation.run import judge
+
+    with console.progress(printable(folder)) as bar:
+        bar("clips", 0, len(clips))
+        count = Counter(bar, len(clips))
+        judged = judge(clips, measures, device=tools.device, weights=tools.weights, words=tools.words, on_clip=count)
+    for clip in judged:
+        if clip.problem:
+            console.error(printable(f"{clip.name}: {clip.problem}"))
+    _explain(judged, measures, console)
+    return judged
+
+
+def spreads_of(
+    folder: str,
+    clips: Sequence[Clip],
+    real: Sequence[Clip],
+    tools: Tools,
+    console: Console,
+) -> dict[str, Spread]:
+    """FVD, FID and IS of a folder's clips beside real ones."""
+    from consisti2v_cli.evaluation.extractors import Networks
+    from consisti2v_cli.evaluation.sets import SPREADS, excerpt_of
+
+    ours, others = ([excerpt_of(clip) for clip in some] for some in (clips, real))
+    with Networks(tools.device, tools.weights) as networks:
+        return {measure.key: spread_with_bar(folder, measure, ours, others, networks, console) for measure in SPREADS}
+
+
+def spread_with_bar(
+    folder: str,
+    measure: Measure,
+    ours: Sequence[Excerpt],
+    real: Sequence[Excerpt],
+    networks: Networks,
+    console: Console,
+) -> Spread:
+    """FVD, FID or IS, with its progress."""
+    from consisti2v_cli.evaluation.sets import spread
+
+    with console.progress(printable(f"{folder}: {measure.label}")) as bar:
+        return spread(measure, ours, real, networks, Counter(bar, len(ours) + len(real)))
+
+
+class Counter:
+    """Shows how many clips are done."""
+
+    def __init__(self, bar: Callable[[str, int, int], None], total: int) -> None:
+        self.bar, self.done, self.total = bar, 0, total
+
+    def __call__(self, *_: object) -> None:
+        self.done += 1
+        self.bar("clips", self.done, self.total)
+
+
+def all_lines(
+    judged: Mapping[str, list[Judged]],
+    spreads: Mapping[str, Mapping[str, Spread]],
+    measures: Sequence[Measure],
+    console: Console,
+) -> Iterator[str]:
+    """A table for each folder, and the comparison of two."""
+    for name, clips in judged.items():
+        yield from table(name, clips, measures)
+        yield from spread_lines(spreads.get(name, {}), console)
+    if len(judged) == 2:
+        yield from comparison(judged, measures, console)
+
+
+def _explain(judged: Sequence[Judged], measures: Sequence[Measure], console: Console) -> None:
+    """Why values are missing, once for each reason."""
+    missing: dict[str, list[str]] = {}
+    for measure in measures:
+        for reason in dict.fromkeys(clip.scores.reasons.get(measure.key, "") for clip in judged):
+            if reason:
+                missing.setdefault(reason, []).append(measure.label)
+    for reason, labels in missing.items():
+        console.notice(f"Not measured: {', '.join(labels)}: {printable(reason)}")
+
+
+def table(name: str, judged: Sequence[Judged], measures: Sequence[Measure]) -> Iterator[str]:
+    """A line a clip, and the means."""
+    from consisti2v_cli.evaluation.report import summary
+
+    rows = [[_cut(clip.name), *(_shown(clip.scores.values.get(m.key), m) for m in measures)] for clip in judged]
+    means = [summary(judged, measure) for measure in measures]
+    rows.append([f"mean of {sum(not clip.problem for clip in judged)}", *map(_mean, means, measures)])
+    yield printable(name)
+    yield from _aligned([["", *(measure.label for measure in measures)], *rows])
+
+
+def _shown(value: Value | None, measure: Measure) -> str:
+    if value is None:
+        return NONE
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value * measure.scale:.{measure.digits}f}"
+
+
+def _mean(mean: Mean | None, measure: Measure) -> str:
+    return NONE if mean is None else _shown(mean.mean, measure)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Columns below heads of several lines; numbers to the right."""
+    heads = [_head(head) for head in rows[0]]
+    tall = max(map(len, heads))
+    lines = [[(head + [""] * tall)[line] for head in heads] for line in range(tall)] + [list(row) for row in rows[1:]]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
+    for line in lines:
+        first, *others = zip(line, widths, strict=True)
+        text = "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]).rstrip()
+        if text:
+            yield text
+
+
+def _head(label: str) -> list[str]:
+    """The lines of a column's head; what is in brackets begins a new one."""
+    parts = label.replace(" (", "\n(", 1).split("\n")
+    return [line for part in parts for line in textwrap.wrap(part, HEAD_WIDTH, break_long_words=False)]
+
+
+def _cut(name: str) -> str:
+    name = printable(name)
+    return name if len(name) <= NAME_WIDTH else f"...{name[3 - NAME_WIDTH :]}"
+
+
+def comparison(folders: Mapping[str, list[Judged]], measures: Sequence[Measure], console: Console) -> Iterator[str]:
+    """A line a measure: both means, their difference with its interval, and in how many pairs the second is better."""
+    from consisti2v_cli.evaluation.report import difference, more_static, pairs_of
+
+    (one, first), (other, second) = folders.items()
+    pairs, alone = pairs_of(first, second)
+    if alone:
+        console.notice(f"Without a partner: {printable(', '.join(alone))}")
+    yield f"{len(pairs)} pair{'' if len(pairs) == 1 else 's'}: {printable(one)}, {printable(other)}"
+    found = {measure.key: difference(pairs, measure) for measure in measures}
+    head = ["", _cut(one), _cut(other), "difference", "95 % interval", "better", "same", "worse"]
+    yield from _aligned([head, *([m.label, *_compared(found[m.key], m)] for m in measures)])
+    if more_static(found):
+        yield f"{printable(other)} is more consistent, but more static too: less happens in it."
+
+
+def _compared(found: Difference | None, measure: Measure) -> list[str]:
+    if found is None:
+        return [NONE] * 7
+    first, second, mean, low, high = (
+        f"{value * measure.scale:.{measure.digits}f}"
+        for value in (found.first, found.second, found.mean, found.low, found.high)
+    )
+    counts = (found.wins, found.ties, found.losses) if measure.better else (NONE,) * 3
+    return [first, second, mean, f"{low} to {high}", *map(str, counts)]
+
+
+def spread_lines(found: Mapping[str, Spread], console: Console) -> Iterator[str]:
+    """A line for each measure of a whole folder."""
+    from consisti2v_cli.evaluation.sets import SPREADS
+
+    for measure in SPREADS:
+        if (one := found.get(measure.key)) is None:
+            continue
+        for note in one.notes:
+            console.notice(printable(f"{measure.label}: {note}"))
+        if one.value is None:
+            console.notice(printable(f"Not measured: {measure.label}: {one.reason}"))
+        else:
+            more = "" if one.deviation is None else f" +- {one.deviation:.2f} over parts"
+            yield f"{measure.label}: {_shown(one.value, measure)}{more}, of {one.n} clip{'' if one.n == 1 else 's'}"
+
+
+def too_low(judged: Sequence[Judged], measure: Measure, bound: float, console: Console) -> bool:
+    from consisti2v_cli.evaluation.report import falls_short, summary
+
+    mean = summary(judged, measure)
+    short = falls_short(mean, measure, bound)
+    if short:
+        console.error(f"{measure.key} is {_mean(mean, measure)}, and must not be worse than {bound:g}.")
+    return short

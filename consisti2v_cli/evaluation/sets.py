@@ -1,0 +1,235 @@
+"""Measures of whole folders, never of a clip: how its clips are spread, beside real ones (paper, section 5.2).
+
+Features are kept clip by clip, so that a run that was killed goes on; of many clips only sums are held.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from consisti2v_cli.errors import ConsistI2VError
+from consisti2v_cli.weights.devices import usable_cores
+
+from .clips import Clip
+from .extractors import Features, Frames, Networks
+from .measures import Measure
+from .metrics import ADVISED, FEWEST, frechet_distance, inception_score
+from .run import VERSION, said, scores_folder, store
+
+FRAMES = 16  # of a clip, that are looked at
+SPLITS = 10  # of the inception score
+
+FVD = Measure(
+    "fvd_i3d", "FVD (I3D)", "lower", "how far the clips' motion and looks are from real clips'; 0 if alike", scale=1
+)
+FID = Measure(
+    "fid_inception",
+    "FID (Inception-v3)",
+    "lower",
+    "how far single frames are from real clips' frames; 0 if alike",
+    scale=1,
+)
+IS = Measure(
+    "is_c3d",
+    "IS (C3D, UCF-101)",
+    "higher",
+    "how clearly clips belong to classes of UCF-101, and to how many of them; at most 101",
+    scale=1,
+)
+SPREADS = (FVD, FID, IS)
+NETWORKS = {FVD.key: "i3d-k400", FID.key: "inception-2015", IS.key: "c3d-ucf101"}
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """16 frames of a clip."""
+
+    name: str
+    sha256: Callable[[], str]  # of the file that they are from
+    read: Callable[[], Frames]
+    start: float = 0.0  # what tells it from others of the same file
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A measure of a folder."""
+
+    value: float | None
+    n: int  # clips
+    reason: str = ""  # why there is no value
+    deviation: float | None = None  # over the parts of the inception score
+    notes: list[str] = field(default_factory=list)
+
+
+def excerpt_of(clip: Clip) -> Excerpt:
+    """The first 16 frames of a clip; where it has fewer, reading it raises ValueError."""
+
+    def read() -> Frames:
+        frames = clip.read().frames
+        if len(frames) < FRAMES:
+            raise ValueError(f"{len(frames)} frames, where {FRAMES} are needed")
+        return frames[:FRAMES]
+
+    return Excerpt(clip.name, lambda: clip.sha256, read)
+
+
+def spread(
+    measure: Measure,
+    clips: Sequence[Excerpt],
+    real: Sequence[Excerpt],
+    networks: Networks,
+    on_clip: Callable[[], None] = lambda: None,
+) -> Spread:
+    """FVD, FID or IS of clips; what cannot be measured has a reason instead.
+
+    Args:
+        real: clips that FVD and FID are held against.
+        on_clip: called after each clip, ours or real.
+    """
+    wanted = [clips] if measure is IS else [clips, real]
+    if few := [len(some) for some in wanted if len(some) < FEWEST]:
+        return Spread(None, len(clips), f"{few[0]} clips, where {FEWEST} are needed at the least")
+    try:
+        network, identity = networks(NETWORKS[measure.key]), networks.identity(NETWORKS[measure.key])
+    except ConsistI2VError as error:
+        return Spread(None, len(clips), str(error))
+    notes: list[str] = []
+    features = partial(_features, network=network, identity=[measure.key, identity], notes=notes, on_clip=on_clip)
+    return _FUNCTIONS[measure.key]([features(some, device=networks.device) for some in wanted], notes)
+
+
+def _fvd(features: Sequence[Iterator[Features]], notes: list[str]) -> Spread:
+    ours, real = map(_stacked, features)
+    if short := _too_few(len(ours), len(real)):
+        return Spread(None, len(ours), short, notes=notes)
+    return Spread(frechet_distance(ours, real), len(ours), notes=[*notes, *_advice(len(ours))])
+
+
+def _fid(features: Sequence[Iterator[Features]], notes: list[str]) -> Spread:
+    ours, real = (Moments.of(rows) for rows in features)
+    if short := _too_few(ours.clips, real.clips):
+        return Spread(None, ours.clips, short, notes=notes)
+    return Spread(ours.distance(real), ours.clips, notes=[*notes, *_advice(ours.clips)])
+
+
+def _is(features: Sequence[Iterator[Features]], notes: list[str]) -> Spread:
+    rows = _stacked(features[0])
+    if short := _too_few(len(rows)):
+        return Spread(None, len(rows), short, notes=notes)
+    value, deviation = inception_score(rows, splits=SPLITS)
+    return Spread(value, len(rows), deviation=deviation, notes=[*notes, *_advice(len(rows))])
+
+
+_FUNCTIONS: dict[str, Callable[[Sequence[Iterator[Features]], list[str]], Spread]] = {
+    FVD.key: _fvd,
+    FID.key: _fid,
+    IS.key: _is,
+}
+
+
+def _stacked(parts: Iterator[Features]) -> Features:
+    rows = list(parts)
+    return np.concatenate(rows) if rows else np.empty((0, 0), np.float32)
+
+
+def _too_few(*counts: int) -> str:
+    return f"{min(counts)} clips that can be used, where {FEWEST} are needed" if min(counts) < FEWEST else ""
+
+
+def _advice(count: int) -> list[str]:
+    if count >= ADVISED:
+        return []
+    return [f"of {count} clips: with fewer than {ADVISED} it is not to be compared with the paper's"]
+
+
+@dataclass
+class Moments:
+    """Mean and covariance of features `n c`, from sums."""
+
+    total: NDArray[np.float64]
+    products: NDArray[np.float64]
+    count: int = 0
+    clips: int = 0
+
+    @classmethod
+    def of(cls, parts: Iterator[Features]) -> Moments:
+        """Of features `f c`, clip by clip."""
+        found = cls(np.zeros(0), np.zeros((0, 0)))
+        for part in parts:
+            rows = part.astype(np.float64)
+            if not found.count:
+                found.total, found.products = np.zeros(rows.shape[1]), np.zeros((rows.shape[1],) * 2)
+            found.total += rows.sum(axis=0)
+            found.products += rows.T @ rows
+            found.count, found.clips = found.count + len(rows), found.clips + 1
+        return found
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """`c`."""
+        return self.total / self.count
+
+    @property
+    def covariance(self) -> NDArray[np.float64]:
+        """`c c`, over n, as FID has it."""
+        return self.products / self.count - np.outer(self.mean, self.mean)
+
+    def distance(self, other: Moments) -> float:
+        """The Frechet distance to another; as `metrics.frechet_distance`, of sums, by eigenvalues."""
+        root = _root(self.covariance)
+        eigenvalues = np.linalg.eigvalsh(root @ other.covariance @ root).clip(0)
+        traces = np.trace(self.covariance) + np.trace(other.covariance)
+        return float(np.square(self.mean - other.mean).sum() + traces - 2 * np.sqrt(eigenvalues).sum())
+
+
+def _root(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
+    values, vectors = np.linalg.eigh(covariance)
+    return np.asarray((vectors * np.sqrt(values.clip(0))) @ vectors.T)
+
+
+def _features(
+    excerpts: Sequence[Excerpt],
+    *,
+    network: Callable[[Frames], Features],
+    identity: list[str],
+    device: str,
+    notes: list[str],
+    on_clip: Callable[[], None],
+) -> Iterator[Features]:
+    """Of each clip `rows c`; what cannot be used becomes a note."""
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        try:
+            for excerpt, found in zip(
+                excerpts, pool.map(lambda one: _one(one, network, [*identity, device]), excerpts), strict=True
+            ):
+                on_clip()
+                if isinstance(found, str):
+                    notes.append(f"left out: {excerpt.name}: {found}")
+                else:
+                    yield found
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _one(excerpt: Excerpt, network: Callable[[Frames], Features], identity: list[str]) -> Features | str:
+    try:
+        told = json.dumps([VERSION, excerpt.sha256(), excerpt.start, *identity])
+        place = scores_folder() / f"{hashlib.sha256(told.encode()).hexdigest()}.npy"
+        with suppress(OSError, ValueError):
+            return np.asarray(np.load(place, allow_pickle=False), np.float32)
+        found = network(excerpt.read())
+    except Exception as error:  # whatever it is, the other clips do not suffer from it
+        return said(error)
+    if not np.isfinite(found).all():
+        return "features are not finite"
+    store(place, lambda file: np.save(file, found))
+    return found

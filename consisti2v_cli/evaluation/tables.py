@@ -1,0 +1,101 @@
+"""Tables of the paper with rows of ours, as aligned lines of text. Values are cut off, not rounded, as the paper's are.
+
+What stands in for a metric of the paper never gets into that metric's column: it has a column under its own name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import ROUND_DOWN, Decimal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from .measures import Measure
+
+NONE = "-"
+_NOISE = 6  # digits behind the last one that is shown, after which a value is floating-point noise
+
+Values = Mapping[str, float | None]  # by a metric's key, as the metric computes it; None: it has no value
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric of the paper, as one of its tables has it."""
+
+    key: str  # of the metric
+    label: str  # in the table, on one line or two
+    better: Literal["higher", "lower"]
+    digits: int = 2  # that the paper prints behind the point
+    scale: float = 1.0  # what a metric's value is multiplied by to be printed
+
+
+def cut(value: float | None, digits: int = 2, scale: float = 1.0) -> str:
+    """A value times `scale`, cut off behind so many digits: 0.354375 is 35.43 per cent. Without a value: `-`."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    exact = Decimal(repr(round(float(value) * scale, digits + _NOISE)))  # 0.29 * 100 is 28.999999999999996
+    shown = exact.quantize(Decimal(1).scaleb(-digits), ROUND_DOWN)
+    return str(shown if shown else abs(shown))
+
+
+def aligned(
+    columns: Sequence[Column],
+    reference: Mapping[str, Sequence[float]],
+    ours: Mapping[str, Values],
+    stand_ins: Sequence[Measure] = (),
+) -> list[str]:
+    """A table: the paper's rows, then ours.
+
+    Args:
+        columns: of the paper.
+        reference: its rows by name, their values as printed, in the order of `columns`.
+        ours: rows by name; of each, values by the keys of `columns` and of `stand_ins`.
+        stand_ins: measures that are no metrics of the paper, each of which gets a column behind the paper's.
+
+    Raises:
+        ValueError: a stand-in has the key of a metric of the paper; a value has a key that no column has.
+    """
+    paper = [column.key for column in columns]
+    own = [measure.key for measure in stand_ins]
+    if both := set(paper) & set(own):
+        raise ValueError(f"{min(both)} is a metric of the paper, and cannot stand in for one")
+    if unknown := {key for values in ours.values() for key in values} - {*paper, *own}:
+        raise ValueError(f"no column is called {min(unknown)}")
+    lines = list(_heads(columns, stand_ins))
+    for name, printed in reference.items():
+        cells = [f"{value:.{column.digits}f}" for value, column in zip(printed, columns, strict=True)]
+        lines.append([name, *cells, *[NONE] * len(own)])
+    for name, values in ours.items():
+        cells = [cut(values.get(column.key), column.digits, column.scale) for column in columns]
+        lines.append([name, *cells, *(_shown(values.get(measure.key), measure) for measure in stand_ins)])
+    return list(_padded(lines))
+
+
+def notes_below(heading: str, notes: Sequence[str]) -> list[str]:
+    """A heading with a line a note, or nothing where there is no note."""
+    return [heading, *(f"- {note}" for note in notes)] if notes else []
+
+
+def _heads(columns: Sequence[Column], stand_ins: Sequence[Measure]) -> Iterator[list[str]]:
+    """Names, on two lines where they have two or end in brackets, and which values are better."""
+    labels = [*(column.label for column in columns), *(measure.label for measure in stand_ins)]
+    better = [*(column.better for column in columns), *(measure.better or NONE for measure in stand_ins)]
+    split = [label.replace(" (", "\n(", 1).partition("\n") for label in labels]
+    yield ["", *(first for first, _, _ in split)]
+    if any(rest for _, _, rest in split):
+        yield ["", *(rest for _, _, rest in split)]
+    yield ["better", *better]
+
+
+def _shown(value: float | None, measure: Measure) -> str:
+    return NONE if value is None or not math.isfinite(value) else f"{value * measure.scale:.{measure.digits}f}"
+
+
+def _padded(lines: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Columns of equal width; numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for first, *others in lines:
+        cells = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
+        yield "  ".join([first.ljust(widths[0]), *cells]).rstrip()
