@@ -23,14 +23,13 @@ STANDARD_OUTPUT = "-"
 PROTOCOLS = ("ucf101", "msrvtt", "i2v-bench")
 MODES = {  # what is done instead of judging, and the options that go with it
     "rate": {"rate", "key"},
-    "ratings": {"ratings", "key", "json_file"},
+    "ratings": {"ratings", "key", "json_file", "overwrite"},
     "protocol": {
         *("protocol", "data", "clips", "steps", "ablate", "model", "metrics", "json_file", "device", "weights"),
-        *("labels",),
+        *("labels", "overwrite"),
     },
 }
 NOT_OF_JUDGING = {"rate", "key", "ratings", "protocol", "data", "clips", "steps", "ablate", "model"}
-COMMON = {"overwrite"}
 
 EXAMPLES = """\b
 Examples:
@@ -65,7 +64,13 @@ def file_option(*names: str, help: str, metavar: str = "FILE") -> Decorator:
 
 @click.command(epilog=EXAMPLES, short_help="Judge clips, or compare two folders of them; let people rate them.")
 @click.argument("folders", type=PATH, metavar="FOLDER [FOLDER2]", nargs=-1)
-@option("--metrics", metavar="LIST", default="quick", help="quick, paper, or some of their measures, joined by commas.")
+@option(
+    "--metrics",
+    metavar="LIST",
+    default=None,
+    default_text="quick; with --protocol: the paper's",
+    help="quick, paper, or some of their measures, joined by commas.",
+)
 @file_option("--reference", metavar="DIR", help="Real clips: adds FVD and FID beside them, and IS.")
 @file_option(
     "--labels", help="JSON: for clips' names what should be seen, {'a.mp4': {'object': 'dog', 'scene': 'sea'}}."
@@ -167,7 +172,7 @@ def _mode(options: Mapping[str, Any]) -> str | None:
         and context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
     }
     mode = next((mode for mode in MODES if options[mode]), None)
-    allowed = MODES[mode] | COMMON if mode else options.keys() - NOT_OF_JUDGING
+    allowed = MODES[mode] if mode else options.keys() - NOT_OF_JUDGING
     if strange := [flag for name, flag in typed.items() if name not in allowed]:
         with_what = f"does not go with --{mode}" if mode else "needs --protocol, --rate or --ratings"
         raise RequestError(f"{strange[0]} {with_what}.")
@@ -186,7 +191,8 @@ def _judge(folders: Sequence[str], options: Mapping[str, Any], console: Console)
         raise RequestError(f"{len(folders)} folders are given; possible: one, or two that are compared.")
     if len(set(folders)) < len(folders):
         raise RequestError(f"{folders[0]} is given twice; a comparison is of two folders.")
-    measures = choose_measures(options["metrics"])
+    metrics = options["metrics"] or "quick"
+    measures = choose_measures(metrics)
     bounds = _bounds(options["bounds"], measures)
     json_file = free_file(options["json_file"], "--json", ".json", overwrite=options["overwrite"])
     html_file = free_file(options["html_file"], "--html", ".html", overwrite=options["overwrite"])
@@ -196,7 +202,7 @@ def _judge(folders: Sequence[str], options: Mapping[str, Any], console: Console)
     tools = tables.Tools(choose_device(options["device"]), options["weights"] and Path(options["weights"]), words)
     judged = {name: tables.judge_folder(name, clips, measures, tools, console) for name, clips in found.items()}
     spreads = {name: tables.spreads_of(name, clips, real, tools, console) for name, clips in found.items() if real}
-    told = as_json(judged, measures, {"metrics": options["metrics"], "device": tools.device}, spreads)
+    told = as_json(judged, measures, {"metrics": metrics, "device": tools.device}, spreads)
     text = json.dumps(told, ensure_ascii=False, allow_nan=False, indent=1)
     if options["json_file"] == STANDARD_OUTPUT:
         console.result(text)

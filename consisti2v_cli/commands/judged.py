@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from consisti2v_cli.evaluation.sets import Excerpt, Spread
 
 NAME_WIDTH = 32  # letters of a clip's name that a table shows
-HEAD_WIDTH = 12  # letters of a line of a column's head, unless a word is longer
 NONE = "-"
 
 
@@ -31,6 +29,7 @@ class Tools:
     device: str
     weights: Path | None = None  # where networks' weights are looked for first
     words: Words = field(default_factory=dict)  # what should be seen, by clips' names
+    said: set[str] = field(default_factory=set)  # notices, so that none comes twice
 
 
 def judge_folder(
@@ -50,7 +49,10 @@ def judge_folder(
     for clip in judged:
         if clip.problem:
             console.error(printable(f"{clip.name}: {clip.problem}"))
-    _explain(judged, measures, console)
+    for notice in _missing(judged, measures):
+        if notice not in tools.said:
+            console.notice(notice)
+    tools.said.update(_missing(judged, measures))
     return judged
 
 
@@ -110,15 +112,14 @@ def all_lines(
         yield from comparison(judged, measures, console)
 
 
-def _explain(judged: Sequence[Judged], measures: Sequence[Measure], console: Console) -> None:
-    """Why values are missing, once for each reason."""
+def _missing(judged: Sequence[Judged], measures: Sequence[Measure]) -> list[str]:
+    """Why values are missing, a sentence for each reason."""
     missing: dict[str, list[str]] = {}
     for measure in measures:
         for reason in dict.fromkeys(clip.scores.reasons.get(measure.key, "") for clip in judged):
             if reason:
                 missing.setdefault(reason, []).append(measure.label)
-    for reason, labels in missing.items():
-        console.notice(f"Not measured: {', '.join(labels)}: {printable(reason)}")
+    return [f"Not measured: {', '.join(labels)}: {printable(reason)}" for reason, labels in missing.items()]
 
 
 def table(name: str, judged: Sequence[Judged], measures: Sequence[Measure]) -> Iterator[str]:
@@ -146,21 +147,9 @@ def _mean(mean: Mean | None, measure: Measure) -> str:
 
 def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Columns below heads of several lines; numbers to the right."""
-    heads = [_head(head) for head in rows[0]]
-    tall = max(map(len, heads))
-    lines = [[(head + [""] * tall)[line] for head in heads] for line in range(tall)] + [list(row) for row in rows[1:]]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
-    for line in lines:
-        first, *others = zip(line, widths, strict=True)
-        text = "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]).rstrip()
-        if text:
-            yield text
+    from consisti2v_cli.evaluation.tables import heads, padded
 
-
-def _head(label: str) -> list[str]:
-    """The lines of a column's head; what is in brackets begins a new one."""
-    parts = label.replace(" (", "\n(", 1).split("\n")
-    return [line for part in parts for line in textwrap.wrap(part, HEAD_WIDTH, break_long_words=False)]
+    return padded([*heads(rows[0]), *rows[1:]])
 
 
 def _cut(name: str) -> str:

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from consisti2v_cli.evaluation.measures import Measure
     from consisti2v_cli.evaluation.protocols import Protocol
     from consisti2v_cli.evaluation.sets import Excerpt
+    from consisti2v_cli.evaluation.tables import Column
 
+STAND_INS = "dynamic_dis,smoothness_dis,consistency_efficientnet,object_owlv2,scene_blip"  # unless others are named
 SEED = 0  # of everything that a protocol draws
 COLUMNS = {  # of the paper's tables, and the measures that are what the paper means
     "fvd": "fvd_i3d",
@@ -43,6 +45,7 @@ def follow(folders: Sequence[str], options: Mapping[str, Any], console: Console)
     Raises:
         ConsistI2VError: the request is wrong, or the model cannot be loaded.
     """
+    from consisti2v_cli.evaluation.ablations import COLUMNS as COLUMNS_OF_ABLATIONS
     from consisti2v_cli.evaluation.ablations import VARIANTS, WHOLE
     from consisti2v_cli.evaluation.making import OneModel
     from consisti2v_cli.evaluation.protocols import PROTOCOLS, read_samples
@@ -54,7 +57,8 @@ def follow(folders: Sequence[str], options: Mapping[str, Any], console: Console)
         raise RequestError("--protocol needs one FOLDER, for the clips, and --data DIR, the data set.")
     json_file = free_file(options["json_file"], "--json", ".json", overwrite=options["overwrite"])
     protocol = PROTOCOLS[options["protocol"]]
-    measures = choose_measures(options["metrics"])
+    columns = COLUMNS_OF_ABLATIONS if options["ablate"] else protocol.columns
+    measures = choose_measures(options["metrics"] or STAND_INS)
     samples = read_samples(protocol, Path(options["data"]), seed=SEED, clips=options["clips"])
     words, weights = read_words(options["labels"]), options["weights"] and Path(options["weights"])
     tools = Tools(choose_device(options["device"]), weights, words)
@@ -64,7 +68,7 @@ def follow(folders: Sequence[str], options: Mapping[str, Any], console: Console)
         place = Path(folders[0]) / variant.key if options["ablate"] else Path(folders[0])
         made = _make(protocol, samples, place, variant, model, options, console)
         problems += sum(bool(one.problem) for one in made)
-        found[variant.key] = _measure(protocol, made, place, measures, tools, console)
+        found[variant.key] = _measure(protocol, columns, made, place, measures, tools, console)
     lines = _lines(protocol, samples, found, measures, model.folder.name, ablated=options["ablate"])
     told = {"protocol": protocol.key, "model": model.folder.name, "clips": len(samples), "seed": SEED, "values": found}
     text = json.dumps({**told, "table": lines}, ensure_ascii=False, allow_nan=False, indent=1)
@@ -108,7 +112,13 @@ def _make(
 
 
 def _measure(
-    protocol: Protocol, made: Sequence[Made], place: Path, measures: Sequence[Measure], tools: Tools, console: Console
+    protocol: Protocol,
+    columns: Sequence[Column],
+    made: Sequence[Made],
+    place: Path,
+    measures: Sequence[Measure],
+    tools: Tools,
+    console: Console,
 ) -> dict[str, float | None]:
     """The means of clips' measures, and the measures of all clips together, by their keys."""
     from consisti2v_cli.evaluation.clips import Clip
@@ -116,35 +126,43 @@ def _measure(
 
     there = [one for one in made if not one.problem]
     clips = [Clip(one.path, one.path.relative_to(place).as_posix()) for one in there]
-    wanted = list(dict.fromkeys([*measures, *_of_clips(protocol)]))
+    wanted = list(dict.fromkeys([*measures, *_of_clips(columns)]))
     judged = judge_folder(str(place), clips, wanted, tools, console)
     means = {measure.key: summary(judged, measure) for measure in wanted}
     values = {key: None if mean is None else mean.mean for key, mean in means.items()}
-    return values | _spreads(protocol, there, clips, str(place), tools, console)
+    if "fvd" in protocol.metrics:  # there are real clips
+        values |= _spreads(protocol, columns, there, clips, str(place), tools, console)
+    return values
 
 
-def _of_clips(protocol: Protocol) -> list[Measure]:
-    """The measures of single clips that a protocol's table has."""
+def _of_clips(columns: Sequence[Column]) -> list[Measure]:
+    """The measures of single clips that a table of the paper has."""
     from consisti2v_cli.evaluation.run import MEASURES
 
-    keys = [COLUMNS.get(column.key, "") for column in protocol.columns]
+    keys = [COLUMNS.get(column.key, "") for column in columns]
     return [MEASURES[key] for key in keys if key in MEASURES]
 
 
 def _spreads(
-    protocol: Protocol, made: Sequence[Made], clips: Sequence[Clip], place: str, tools: Tools, console: Console
+    protocol: Protocol,
+    columns: Sequence[Column],
+    made: Sequence[Made],
+    clips: Sequence[Clip],
+    place: str,
+    tools: Tools,
+    console: Console,
 ) -> dict[str, float | None]:
-    """FVD, FID and IS, as far as a protocol's table has them."""
+    """FVD, FID and IS, as far as a table of the paper has them."""
     from consisti2v_cli.evaluation.extractors import Networks
     from consisti2v_cli.evaluation.sets import SPREADS, excerpt_of
 
-    columns = {COLUMNS.get(column.key) for column in protocol.columns}
+    wanted = {COLUMNS.get(column.key) for column in columns}
     ours, real = [excerpt_of(clip) for clip in clips], [_real(one.sample, protocol) for one in made]
     with Networks(tools.device, tools.weights) as networks:
         found = {
             measure.key: spread_with_bar(place, measure, ours, real, networks, console)
             for measure in SPREADS
-            if measure.key in columns
+            if measure.key in wanted
         }
     list(spread_lines(found, console))  # which says why what was not measured
     return {key: one.value for key, one in found.items()}

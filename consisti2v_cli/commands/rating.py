@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +22,10 @@ def write_page_of(folders: Sequence[str], options: Mapping[str, Any], console: C
 
     if not folders:
         raise RequestError("--rate needs a FOLDER of clips, or several.")
-    place, key = Path(options["rate"]), Path(options["key"] or f"{options['rate'].rstrip('/')}-key.json")
+    place, key = _free(Path(options["rate"]), options["key"])
     with console.progress(printable(str(place))) as bar:
         written = write_rating(
-            [Path(folder) for folder in folders], place, key, on_sample=lambda done, count: bar("samples", done, count)
+            [Path(folder) for folder in folders], place, key, on_sample=lambda done, total: bar("samples", done, total)
         )
     for problem in written.left_out:
         console.error(printable(f"Left out: {problem}"))
@@ -36,6 +37,17 @@ def write_page_of(folders: Sequence[str], options: Mapping[str, Any], console: C
     console.result(str(place))
     console.result(str(key))
     return 1 if written.left_out else 0
+
+
+def _free(wanted: Path, key: str | None) -> tuple[Path, Path]:
+    """The page's folder and its key, with the next number that is free for both."""
+    for number in count(1):
+        more = "" if number == 1 else f"-{number}"
+        place = wanted.with_name(wanted.name + more)
+        file = Path(key).with_stem(Path(key).stem + more) if key else place.with_name(f"{place.name}-key.json")
+        if not place.exists() and not file.exists():
+            break
+    return place, file
 
 
 def count_ratings(folders: Sequence[str], options: Mapping[str, Any], console: Console) -> int:

@@ -26,6 +26,7 @@ class Measure:
     scale: float = 100.0  # what tables multiply it by
     digits: int = 2
     beside: str = ""  # key of the measure without which it is never shown
+    stands_in: bool = False  # for a measure of the paper, by other means
 
 
 @dataclass

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from .templates import escaped, filled
 
 NONE = "-"  # where a measure has no value, as in the terminal's table
 SIDE = 176  # pixels: the longer side of a thumbnail, which is shown at about half of that
-STAND_IN = re.compile(r"\(.+\)")  # the variant in a measure's label
 DIRECTIONS = {"higher": ("&uarr;", "Higher is better."), "lower": ("&darr;", "Lower is better."), "": ("", "")}
 
 Thumbnails = Mapping[tuple[str, str], Sequence[bytes]]  # by folder and file, as the dictionary has them: JPEG
@@ -117,12 +115,11 @@ class _Pictures:
 
 def _facts(told: Told, clips: Sequence[Told]) -> str:
     settings = [f"{key} {value}" for key, value in told["settings"].items() if value not in (None, "")]
-    count = f"{len(clips)} clip{'' if len(clips) == 1 else 's'}"
-    return ", ".join([count, f"measured by consisti2v {told['consisti2v']}", *settings])
+    return ", ".join([_clips(len(clips)), f"measured by consisti2v {told['consisti2v']}", *settings])
 
 
 def _banners(measures: Sequence[Told], clips: Sequence[Told]) -> Iterator[str]:
-    if names := [measure["label"] for measure in measures if STAND_IN.search(measure["label"])]:
+    if names := [measure["label"] for measure in measures if measure["stands_in"]]:
         yield (
             f'<p class="banner stand-ins"><strong>Stand-ins:</strong> {escaped(", ".join(names))}. '
             "They are measured by other means than the paper's: "
@@ -142,6 +139,7 @@ def _folder(name: str, folder: Told, measures: Sequence[Told], pictures: _Pictur
     rows = "\n".join(_row(clip, measures, pictures, spans) for clip in clips)
     return f"""<section>
 <h2>{escaped(name)}</h2>
+{_spreads(folder.get("spreads") or {})}
 <div class="wide" tabindex="0" role="region" aria-label="Clips of {escaped(name)}">
 <table class="sorts">
 <thead><tr>{_heads(measures, clips, spans)}</tr></thead>
@@ -152,6 +150,29 @@ def _folder(name: str, folder: Told, measures: Sequence[Told], pictures: _Pictur
 </table>
 </div>
 </section>"""
+
+
+def _spreads(found: Told) -> str:
+    """What a folder has as a whole: a line each for FVD, FID and IS, where they are asked for."""
+    if not found:
+        return ""
+    from .sets import SPREADS
+
+    lines = []
+    for measure in SPREADS:
+        if (one := found.get(measure.key)) is None:
+            continue
+        if one["value"] is None:
+            lines.append(f"Not measured: {measure.label}: {one['reason']}")
+            continue
+        more = "" if one["deviation"] is None else f" +- {one['deviation']:.2f} over parts"
+        value = shown(one["value"], asdict(measure))
+        lines.append("; ".join([f"{measure.label}: {value}{more}, of {_clips(one['n'])}", *one["notes"]]))
+    return "\n".join(f"<p>{escaped(line)}</p>" for line in lines)
+
+
+def _clips(count: int) -> str:
+    return f"{count} clip{'' if count == 1 else 's'}"
 
 
 def _heads(measures: Sequence[Told], clips: Sequence[Told], spans: Mapping[str, Span]) -> str:
@@ -253,7 +274,8 @@ def _comparison(told: Told) -> str:
     heads = [one, other, "difference", "95 % interval", "", "better", "same", "worse"]
     cells = "".join(f'<th scope="col">{head}</th>' for head in heads)
     rows = "\n".join(_difference(found["differences"][measure["key"]], measure) for measure in told["measures"])
-    notes = [f"{len(found['pairs'])} pairs of one picture, prompt and seed, else of one name; {other} less {one}."]
+    pairs = f"{len(found['pairs'])} pair{'' if len(found['pairs']) == 1 else 's'}"
+    notes = [f"{pairs} of one picture, prompt and seed, else of one name; {other} less {one}."]
     if found["alone"]:
         notes.append(f"Without a partner: {escaped(', '.join(found['alone']))}.")
     static = f'<p class="banner static">{other} is more consistent, but more static too: less happens in it.</p>'

@@ -47,12 +47,14 @@ OBJECT = Measure(
     "object (OWLv2, presence)",
     "higher",
     "in how many of 16 frames the wanted object is seen; it is named in a file of words",
+    stands_in=True,
 )
 SCENE = Measure(
     "scene_blip",
     "scene (BLIP caption)",
     "higher",
     "in how many of 16 frames' captions all words of the wanted scene stand; they are named in a file of words",
+    stands_in=True,
 )
 OVERALL = Measure(
     "overall_viclip",

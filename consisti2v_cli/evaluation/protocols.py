@@ -177,7 +177,8 @@ def shortfalls(protocol: Protocol, samples: Sequence[Sample]) -> list[str]:
     if len(samples) == protocol.clips:
         return []
     more = " Frechet distances of fewer clips come out larger." if "fvd" in protocol.metrics else ""
-    said = [f"Measured on {len(samples)} clips; the paper's values are of {protocol.clips}.{more}"]
+    clips = f"{len(samples)} clip{'' if len(samples) == 1 else 's'}"
+    said = [f"Measured on {clips}; the paper's values are of {protocol.clips}.{more}"]
     found = Counter(sample.category for sample in samples)
     if protocol is I2V_BENCH and found.keys() & I2V_BENCH_COUNTS.keys():
         short = [f"{name} {found[name]} of {count}" for name, count in I2V_BENCH_COUNTS.items() if found[name] != count]

@@ -16,9 +16,14 @@ SMOOTHNESS = Measure(
     "smoothness (DIS interpolation)",
     "higher",
     "how well each second frame is foretold by its neighbours; for comparing clips with each other only",
+    stands_in=True,
 )
 DYNAMIC = Measure(
-    "dynamic_dis", "dynamic (DIS flow)", "", "whether enough happens; a folder's value is the share of clips that move"
+    "dynamic_dis",
+    "dynamic (DIS flow)",
+    "",
+    "whether enough happens; a folder's value is the share of clips that move",
+    stands_in=True,
 )
 MOTION = Measure(
     "motion_dis",
@@ -27,6 +32,7 @@ MOTION = Measure(
     "mean length of the 5 % strongest flow vectors, median over pairs of frames about an eighth of a second apart",
     scale=1,
     digits=1,
+    stands_in=True,
 )
 CONSISTENCY = Measure(
     "consistency_efficientnet",
@@ -34,6 +40,7 @@ CONSISTENCY = Measure(
     "higher",
     "how much frames resemble their neighbour and the first one; a still picture has 100",
     beside=DYNAMIC.key,
+    stands_in=True,
 )
 FIRST_PSNR = Measure(
     "first_frame_psnr", "first frame, dB", "higher", "PSNR of the first frame against the photo", scale=1, digits=1

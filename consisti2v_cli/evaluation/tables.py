@@ -6,15 +6,18 @@ What stands in for a metric of the paper never gets into that metric's column: i
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_DOWN, Decimal
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from .measures import Measure
 
 NONE = "-"
+HEAD_WIDTH = 12  # letters of a line of a column's head, unless a word is longer
 _NOISE = 6  # digits behind the last one that is shown, after which a value is floating-point noise
 
 Values = Mapping[str, float | None]  # by a metric's key, as the metric computes it; None: it has no value
@@ -70,7 +73,7 @@ def aligned(
     for name, values in ours.items():
         cells = [cut(values.get(column.key), column.digits, column.scale) for column in columns]
         lines.append([name, *cells, *(_shown(values.get(measure.key), measure) for measure in stand_ins)])
-    return list(_padded(lines))
+    return list(padded(lines))
 
 
 def notes_below(heading: str, notes: Sequence[str]) -> list[str]:
@@ -82,18 +85,24 @@ def _heads(columns: Sequence[Column], stand_ins: Sequence[Measure]) -> Iterator[
     """Names, on two lines where they have two or end in brackets, and which values are better."""
     labels = [*(column.label for column in columns), *(measure.label for measure in stand_ins)]
     better = [*(column.better for column in columns), *(measure.better or NONE for measure in stand_ins)]
-    split = [label.replace(" (", "\n(", 1).partition("\n") for label in labels]
-    yield ["", *(first for first, _, _ in split)]
-    if any(rest for _, _, rest in split):
-        yield ["", *(rest for _, _, rest in split)]
+    yield from heads(["", *labels])
     yield ["better", *better]
+
+
+def heads(labels: Sequence[str]) -> Iterator[list[str]]:
+    """The heads of columns in several lines; what is in brackets begins a new one."""
+    parts = [label.replace(" (", "\n(", 1).split("\n") for label in labels]
+    wrap = partial(textwrap.wrap, width=HEAD_WIDTH, break_long_words=False)
+    lines = [[line for part in label for line in wrap(part)] for label in parts]
+    for number in range(max(map(len, lines))):
+        yield [(label[number : number + 1] or [""])[0] for label in lines]
 
 
 def _shown(value: float | None, measure: Measure) -> str:
     return NONE if value is None or not math.isfinite(value) else f"{value * measure.scale:.{measure.digits}f}"
 
 
-def _padded(lines: Sequence[Sequence[str]]) -> Iterator[str]:
+def padded(lines: Sequence[Sequence[str]]) -> Iterator[str]:
     """Columns of equal width; numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for first, *others in lines:

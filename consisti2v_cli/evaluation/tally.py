@@ -27,13 +27,9 @@ class Share:
 
     ticks: int
     shown: int
+    share: float  # 0 to 1; of all methods more than 1 where raters tick several (as in the paper's Table 1)
     low: float  # of the middle 95 % of shares over samples drawn with replacement
     high: float
-
-    @property
-    def share(self) -> float:
-        """0 to 1. The shares of methods add up to more than 1 where raters tick several (as in the paper's Table 1)."""
-        return self.ticks / self.shown
 
 
 @dataclass(frozen=True)
@@ -178,7 +174,7 @@ def _share(given: Mapping[str, Sequence[Sequence[str]]], wanted: Mapping[str, st
     shown = np.array([len(ticks) for ticks in given.values()])
     drawn = np.random.default_rng(_SEED).integers(len(shown), size=(_DRAWS, len(shown)))
     low, high = np.percentile(ticks[drawn].sum(axis=1) / shown[drawn].sum(axis=1), [2.5, 97.5])
-    return Share(int(ticks.sum()), int(shown.sum()), float(low), float(high))
+    return Share(int(ticks.sum()), int(shown.sum()), float(ticks.sum() / shown.sum()), float(low), float(high))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -197,9 +193,9 @@ def _check_key(key: Mapping[str, Any], name: str) -> None:
     if key.get("kind") != KEY or key.get("schema") != SCHEMA:
         raise RequestError(f"{name} is no key of a rating; it was written beside the page, such as key.json.")
     try:
-        whose = [clip["folder"] for sample in key["samples"].values() for clip in sample["clips"].values()]
-        whole = bool(key["study"]) and set(whose) <= set(key["folders"])
-        whole = whole and all(len(sample["clips"]) == len(key["folders"]) for sample in key["samples"].values())
+        folders = sorted(key["folders"])
+        whose = [sorted(clip["folder"] for clip in one["clips"].values()) for one in key["samples"].values()]
+        whole = bool(key["study"]) and all(found == folders for found in whose)
     except (AttributeError, KeyError, TypeError):
         whole = False
     if not whole:

@@ -25,7 +25,7 @@ def test_a_folder_is_judged_and_remembered(call, clips, tmp_path):
     assert shown.returncode == 0, shown.stderr
     lines = shown.stdout.splitlines()
     assert lines[0] == "clips"
-    assert [line.split()[0] for line in lines[3:-2]] == sorted(KINDS)
+    assert [line.split()[0] for line in lines[4:-2]] == sorted(KINDS)
     assert lines[-2].startswith("mean of 6")
     assert lines[-1] == "scores.json"
     assert "100.00" in next(line for line in lines if line.startswith("still"))

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,13 +15,14 @@ from headless import browser
 from known_clips import COUNT, flicker, pan, still
 from PIL import Image
 
-from consisti2v_cli.commands import evaluate
+from consisti2v_cli.commands import judged as terminal
 from consisti2v_cli.errors import RequestError, TakenError
 from consisti2v_cli.evaluation import quick, report
 from consisti2v_cli.evaluation.clips import Clip
 from consisti2v_cli.evaluation.page import page_html, thumbnails_of, write_page
 from consisti2v_cli.evaluation.quick import QUICK, Scores
 from consisti2v_cli.evaluation.run import Judged
+from consisti2v_cli.evaluation.sets import SPREADS, Spread
 from consisti2v_cli.media.video import write_video
 
 EVIL = """<img src=http://evil.example/x onerror="alert('1')">&amp;"'.mp4"""
@@ -110,20 +112,21 @@ def rows_of(table: Node, part: str) -> list[list[Node]]:
 def test_the_numbers_are_those_of_the_terminal(folders) -> None:
     page = parsed(page_html(told_of(folders), {}))
     tables = page.all("table", **{"class": "sorts"})
-    for table, judged in zip(tables, folders.values(), strict=True):
+    for table, (name, judged) in zip(tables, folders.items(), strict=True):
         rows = rows_of(table, "clips")
         assert [row[0].all("span", **{"class": "name"})[0].text for row in rows] == [clip.name for clip in judged]
-        for row, clip in zip(rows, judged, strict=True):
+        *lines, last = list(terminal.table(name, judged, QUICK))[-len(judged) - 1 :]
+        for row, line, clip in zip(rows, lines, judged, strict=True):
             if not clip.problem:
-                wanted = [evaluate._shown(clip.scores.values.get(measure.key), measure) for measure in QUICK]
-                assert [cell.text for cell in row[2:]] == wanted
-        ((_, _, *means),) = rows_of(table, "mean")
+                assert [cell.text for cell in row[2:]] == line.split()[-len(QUICK) :]
+        ((head, _, *means),) = rows_of(table, "mean")
+        assert [cell.children[0] for cell in (head, *means)] == [last[:9], *last.split()[-len(QUICK) :]]
         for cell, measure in zip(means, QUICK, strict=True):
             mean = report.summary(judged, measure)
-            assert cell.children[0] == evaluate._mean(mean, measure)
-            if mean:
-                low, high = (evaluate._shown(bound, measure) for bound in (mean.low, mean.high))
-                assert cell.all("small")[0].text == f"{low} to {high}"
+            low, high = (
+                (f"{bound * measure.scale:.{measure.digits}f}" for bound in (mean.low, mean.high)) if mean else "--"
+            )
+            assert [small.text for small in cell.all("small")] == ([f"{low} to {high}"] if mean else [])
 
 
 def test_what_is_missing_has_its_reason(folders) -> None:
@@ -150,8 +153,20 @@ def test_measures_are_explained_and_stand_ins_named(folders) -> None:
     (banner,) = page.all("p", **{"class": "stand-ins"})
     for measure in QUICK:
         assert (measure.label in banner.text) == ("(" in measure.label)
-    plain = report.as_json(folders, [quick.FLICKERING], {})
-    assert "stand-ins" not in [node.attributes.get("class") for node in parsed(page_html(plain, {})).all("p")]
+    own = [quick.FLICKERING, replace(quick.CONSISTENCY, label="subject (DINO B/16)", stands_in=False)]  # as the paper's
+    assert parsed(page_html(report.as_json(folders, own, {}), {})).all("p", **{"class": "stand-ins"}) == []
+
+
+def test_what_a_folder_has_as_a_whole_is_told(folders) -> None:
+    fvd, *_, score = SPREADS
+    found = {fvd.key: Spread(None, 3, "too <few>"), score.key: Spread(12.5, 30, "", 0.25, ["few clips"])}
+    told = report.as_json(folders, QUICK, {}, {"af<ter>": found})
+    first, second = parsed(page_html(told, {})).all("section")[1:3]
+    assert first.all("p") == []
+    assert [line.text for line in second.all("p")] == [
+        f"Not measured: {fvd.label}: too <few>",
+        f"{score.label}: 12.50 +- 0.25 over parts, of 30 clips; few clips",
+    ]
 
 
 def test_clips_that_do_not_move_are_marked(folders) -> None:
@@ -183,12 +198,13 @@ def test_two_folders_are_compared(folders) -> None:
     page = parsed(page_html(told, {}))
     (region,) = page.all("div", **{"class": "differences"})
     rows = [row for row in region.all("tr") if row.all("td")]
-    pairs, alone = report.pairs_of(*folders.values())
+    said: list[str] = []
+    lines = list(terminal.comparison(folders, QUICK, SimpleNamespace(notice=said.append)))
     assert told["comparison"]["pairs"] == [["b.mp4", "b.webm"]]
-    for row, measure in zip(rows, QUICK, strict=True):
-        wanted = evaluate._compared(report.difference(pairs, measure), measure)
-        assert [cell.text for cell in row.all("td") if not cell.all("svg") and cell.text] == wanted
-    assert f"Without a partner: {', '.join(alone)}." in page.all("section")[0].text
+    for row, line in zip(rows, lines[-len(QUICK) :], strict=True):
+        shown = [row.all("th")[0].text, *(cell.text for cell in row.all("td") if cell.text)]
+        assert " ".join(shown).split() == line.split()
+    assert said[0] in page.all("section")[0].text
     assert rows[0].attributes["class"] == "gain"
     assert rows[[measure.key for measure in QUICK].index("colour_drift")].attributes["class"] == "loss"
     assert page_html(told_of({"one": folders["be & fore"]}), {}).count("Without a partner") == 0

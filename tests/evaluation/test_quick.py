@@ -212,4 +212,5 @@ def test_json_holds_no_nan(folder: Path, judged: dict[str, Judged]) -> None:
     assert read["folders"]["bad"] == {
         "clips": [{"file": "x", "problem": "why"}],
         "summary": dict.fromkeys(measure.key for measure in QUICK),
+        "spreads": {},
     }

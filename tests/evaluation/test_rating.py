@@ -344,6 +344,7 @@ def test_bad_files_are_said_in_a_sentence(tmp_path: Path) -> None:
     for bad in (
         {**key, "samples": {"s0": {}}},
         {**key, "folders": ["x"]},
+        {**key, "samples": {"s0": {"clips": {"a": {"folder": "x"}, "b": {"folder": "x"}}}}},
         {**key, "folders": None},
         {**key, "study": ""},
     ):

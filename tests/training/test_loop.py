@@ -79,6 +79,7 @@ def wait_for_step(folder: Path, step: int) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_bit_for_bit(base: Path, photos: Path, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):

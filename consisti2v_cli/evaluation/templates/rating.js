@@ -6,14 +6,14 @@ const NONE = "none";
 const single = study.samples.every((sample) => sample.clips.length === 1);
 const QUESTIONS = {
   appearance: {
-    ask: single ? "Is the appearance consistent?" : "Which videos have the best appearance consistency?",
+    ask: single ? "Is the appearance consistent?" : "Which have the best appearance consistency? Tick one or more.",
     hints: [
       "Objects look as they do in the input image.",
       "They keep their looks from frame to frame: nothing changes, appears or vanishes all at once.",
     ],
   },
   motion: {
-    ask: single ? "Is the motion consistent?" : "Which videos have the best motion consistency?",
+    ask: single ? "Is the motion consistent?" : "Which have the best motion consistency? Tick one or more.",
     hints: ["The motion follows the prompt.", "It looks natural.", "It is smooth and goes on without breaks."],
   },
 };
@@ -167,7 +167,7 @@ function fieldset(sample, question) {
   const { ask, hints } = QUESTIONS[question];
   const list = element("ul", {}, ...hints.map((hint) => element("li", {}, hint)));
   const boxes = element("div", { class: "choices" }, ...choices(sample, question));
-  return element("fieldset", {}, element("legend", {}, single ? ask : `${ask} Tick one or more.`), list, boxes);
+  return element("fieldset", {}, element("legend", {}, ask), list, boxes);
 }
 
 function showProgress() {
