@@ -218,7 +218,7 @@ def test_a_dry_run_says_by_which_plan_it_keeps_to_a_budget(call, boat, tiny_mode
     assert plans[0]["recipe"] == plans[1]["recipe"]
     assert "--vram" not in shown[1].stderr
     assert "--vram allows 107 MB" in shown[2].stderr
-    assert call(*asked, "--vram", "0.7").stdout.endswith("MB of memory, plan: wide layers piece by piece\n")
+    assert call(*asked, "--vram", "0.72").stdout.endswith("MB of memory, plan: wide layers piece by piece\n")
     assert call(*asked, "--vram", "nan").returncode == 2
     wrong = call(*asked, "--vram", "0")
     assert wrong.returncode == 2
