@@ -129,8 +129,36 @@ def table(name: str, judged: Sequence[Judged], measures: Sequence[Measure]) -> I
     rows = [[_cut(clip.name), *(_shown(clip.scores.values.get(m.key), m) for m in measures)] for clip in judged]
     means = [summary(judged, measure) for measure in measures]
     rows.append([f"mean of {sum(not clip.problem for clip in judged)}", *map(_mean, means, measures)])
+    rows += _papers(judged, measures)
     yield printable(name)
     yield from _aligned([["", *(measure.label for measure in measures)], *rows])
+    yield _facts(judged)
+
+
+def _papers(judged: Sequence[Judged], measures: Sequence[Measure]) -> Iterator[list[str]]:
+    """The paper's row of ConsistI2V on I2V-Bench, of measures that are the same, where clips have its shape."""
+    from consisti2v_cli.evaluation.protocols import I2V_BENCH as PAPER
+
+    shape = (PAPER.size, PAPER.size, PAPER.frames, PAPER.fps)
+    alike = all((clip.width, clip.height, clip.frames, clip.fps) == shape for clip in judged if not clip.problem)
+    printed = dict(zip(PAPER.metrics, PAPER.reference["ConsistI2V"], strict=True))
+    cells = [f"{printed[measure.key]:.2f}" if measure.key in printed else NONE for measure in measures]
+    if alike and set(cells) != {NONE}:
+        yield ["paper's ConsistI2V", *cells]
+
+
+def _facts(judged: Sequence[Judged]) -> str:
+    """What scores depend on too: sizes, lengths, rates."""
+    known = [clip for clip in judged if not clip.problem]
+    sizes = sorted({(clip.width, clip.height) for clip in known})
+    shown = [f"{width}x{height}" for width, height in sizes[:3]] + ["..."] * (len(sizes) > 3)
+    frames, rates = ([getattr(clip, fact) for clip in known] for fact in ("frames", "fps"))
+    return f"{', '.join(shown)}; {_range(frames)} frames at {_range(rates)} a second" if known else "nothing measured"
+
+
+def _range(numbers: Sequence[float]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
 def _shown(value: Value | None, measure: Measure) -> str:

@@ -26,17 +26,6 @@ if TYPE_CHECKING:
 
 STAND_INS = "dynamic_dis,smoothness_dis,consistency_efficientnet,object_owlv2,scene_blip"  # unless others are named
 SEED = 0  # of everything that a protocol draws
-COLUMNS = {  # of the paper's tables, and the measures that are what the paper means
-    "fvd": "fvd_i3d",
-    "fid": "fid_inception",
-    "inception_score": "is_c3d",
-    "clipsim": "clipsim",
-    "flickering": "flickering",
-    "dynamic": "dynamic_raft",
-    "background_consistency": "background_clip",
-    "subject_consistency": "subject_dino",
-    "overall_consistency": "overall_viclip",
-}
 
 
 def follow(folders: Sequence[str], options: Mapping[str, Any], console: Console) -> int:
@@ -45,8 +34,7 @@ def follow(folders: Sequence[str], options: Mapping[str, Any], console: Console)
     Raises:
         ConsistI2VError: the request is wrong, or the model cannot be loaded.
     """
-    from consisti2v_cli.evaluation.ablations import COLUMNS as COLUMNS_OF_ABLATIONS
-    from consisti2v_cli.evaluation.ablations import VARIANTS, WHOLE
+    from consisti2v_cli.evaluation.ablations import COLUMNS, VARIANTS, WHOLE
     from consisti2v_cli.evaluation.making import OneModel
     from consisti2v_cli.evaluation.protocols import PROTOCOLS, read_samples
     from consisti2v_cli.evaluation.run import choose_measures
@@ -57,7 +45,7 @@ def follow(folders: Sequence[str], options: Mapping[str, Any], console: Console)
         raise RequestError("--protocol needs one FOLDER, for the clips, and --data DIR, the data set.")
     json_file = free_file(options["json_file"], "--json", ".json", overwrite=options["overwrite"])
     protocol = PROTOCOLS[options["protocol"]]
-    columns = COLUMNS_OF_ABLATIONS if options["ablate"] else protocol.columns
+    columns = COLUMNS if options["ablate"] else protocol.columns
     measures = choose_measures(options["metrics"] or STAND_INS)
     samples = read_samples(protocol, Path(options["data"]), seed=SEED, clips=options["clips"])
     words, weights = read_words(options["labels"]), options["weights"] and Path(options["weights"])
@@ -123,6 +111,7 @@ def _measure(
     """The means of clips' measures, and the measures of all clips together, by their keys."""
     from consisti2v_cli.evaluation.clips import Clip
     from consisti2v_cli.evaluation.report import summary
+    from consisti2v_cli.evaluation.sets import FVD
 
     there = [one for one in made if not one.problem]
     clips = [Clip(one.path, one.path.relative_to(place).as_posix()) for one in there]
@@ -130,7 +119,7 @@ def _measure(
     judged = judge_folder(str(place), clips, wanted, tools, console)
     means = {measure.key: summary(judged, measure) for measure in wanted}
     values = {key: None if mean is None else mean.mean for key, mean in means.items()}
-    if "fvd" in protocol.metrics:  # there are real clips
+    if FVD.key in protocol.metrics:  # there are real clips
         values |= _spreads(protocol, columns, there, clips, str(place), tools, console)
     return values
 
@@ -139,8 +128,7 @@ def _of_clips(columns: Sequence[Column]) -> list[Measure]:
     """The measures of single clips that a table of the paper has."""
     from consisti2v_cli.evaluation.run import MEASURES
 
-    keys = [COLUMNS.get(column.key, "") for column in columns]
-    return [MEASURES[key] for key in keys if key in MEASURES]
+    return [MEASURES[column.key] for column in columns if column.key in MEASURES]
 
 
 def _spreads(
@@ -156,7 +144,7 @@ def _spreads(
     from consisti2v_cli.evaluation.extractors import Networks
     from consisti2v_cli.evaluation.sets import SPREADS, excerpt_of
 
-    wanted = {COLUMNS.get(column.key) for column in columns}
+    wanted = {column.key for column in columns}
     ours, real = [excerpt_of(clip) for clip in clips], [_real(one.sample, protocol) for one in made]
     with Networks(tools.device, tools.weights) as networks:
         found = {
@@ -191,13 +179,10 @@ def _lines(
     from consisti2v_cli.evaluation import ablations, protocols
 
     columns = ablations.COLUMNS if ablated else protocol.columns
-    own = [measure for measure in measures if measure.key not in {COLUMNS.get(column.key) for column in columns}]
+    own = [measure for measure in measures if measure.key not in {column.key for column in columns}]
     stand_ins = [measure for measure in own if any(values.get(measure.key) is not None for values in found.values())]
     rows = {
-        variant: {
-            **{column.key: values.get(COLUMNS.get(column.key, "")) for column in columns},
-            **{measure.key: values.get(measure.key) for measure in stand_ins},
-        }
+        variant: {key: values.get(key) for key in [*(column.key for column in columns), *(m.key for m in stand_ins)]}
         for variant, values in found.items()
     }
     notes = protocols.shortfalls(protocol, samples)

@@ -64,9 +64,9 @@ UCF101 = Protocol(
     "ucf101",
     "Table 1: UCF-101, zero-shot",
     (
-        Column("fvd", "FVD", "lower"),
-        Column("inception_score", "IS", "higher"),
-        Column("fid", "FID", "lower"),
+        Column("fvd_i3d", "FVD", "lower"),
+        Column("is_c3d", "IS", "higher"),
+        Column("fid_inception", "FID", "lower"),
     ),
     {
         "AnimateAnything": (642.64, 63.87, 10.00),
@@ -87,7 +87,7 @@ UCF101 = Protocol(
 MSRVTT = Protocol(
     "msrvtt",
     "Table 1: MSR-VTT, test split, zero-shot",
-    (Column("fvd", "FVD", "lower"), Column("clipsim", "CLIPSIM", "higher", digits=4)),
+    (Column("fvd_i3d", "FVD", "lower"), Column("clipsim", "CLIPSIM", "higher", digits=4)),
     {
         "AnimateAnything": (218.10, 0.2661),
         "I2VGen-XL": (270.78, 0.2541),
@@ -103,13 +103,13 @@ I2V_BENCH = Protocol(
     "Table 2: I2V-Bench",
     (
         Column("flickering", "Temporal\nFlickering", "higher", scale=100),
-        Column("smoothness", "Motion\nSmoothness", "higher", scale=100),
-        Column("dynamic", "Dynamic\nDegree", "higher", scale=100),
-        Column("background_consistency", "Background\nConsist.", "higher", scale=100),
-        Column("subject_consistency", "Subject\nConsist.", "higher", scale=100),
-        Column("object_consistency", "Object\nConsist.", "higher", scale=100),
-        Column("scene_consistency", "Scene\nConsist.", "higher", scale=100),
-        Column("overall_consistency", "Overall\nConsist.", "higher", scale=100),
+        Column("smoothness_amt", "Motion\nSmoothness", "higher", scale=100),
+        Column("dynamic_raft", "Dynamic\nDegree", "higher", scale=100),
+        Column("background_clip", "Background\nConsist.", "higher", scale=100),
+        Column("subject_dino", "Subject\nConsist.", "higher", scale=100),
+        Column("object_grit", "Object\nConsist.", "higher", scale=100),
+        Column("scene_tag2text", "Scene\nConsist.", "higher", scale=100),
+        Column("overall_viclip", "Overall\nConsist.", "higher", scale=100),
     ),
     {
         "AnimateAnything": (99.08, 99.23, 3.69, 98.50, 97.90, 32.56, 27.18, 18.74),
@@ -176,7 +176,7 @@ def shortfalls(protocol: Protocol, samples: Sequence[Sample]) -> list[str]:
     """Sentences about clips that the paper has and a run has not."""
     if len(samples) == protocol.clips:
         return []
-    more = " Frechet distances of fewer clips come out larger." if "fvd" in protocol.metrics else ""
+    more = " Frechet distances of fewer clips come out larger." if "fvd_i3d" in protocol.metrics else ""
     clips = f"{len(samples)} clip{'' if len(samples) == 1 else 's'}"
     said = [f"Measured on {clips}; the paper's values are of {protocol.clips}.{more}"]
     found = Counter(sample.category for sample in samples)

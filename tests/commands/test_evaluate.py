@@ -25,8 +25,9 @@ def test_a_folder_is_judged_and_remembered(call, clips, tmp_path):
     assert shown.returncode == 0, shown.stderr
     lines = shown.stdout.splitlines()
     assert lines[0] == "clips"
-    assert [line.split()[0] for line in lines[4:-2]] == sorted(KINDS)
-    assert lines[-2].startswith("mean of 6")
+    assert [line.split()[0] for line in lines[4:-3]] == sorted(KINDS)
+    assert lines[-3].startswith("mean of 6")
+    assert lines[-2] == "128x128; 14 to 16 frames at 25 a second"
     assert lines[-1] == "scores.json"
     assert "100.00" in next(line for line in lines if line.startswith("still"))
     assert "no recipe" in shown.stderr
@@ -38,6 +39,18 @@ def test_a_folder_is_judged_and_remembered(call, clips, tmp_path):
     assert call("evaluate", "clips", "--json", "scores.json", "-y").stdout == shown.stdout
     piped = call("evaluate", "clips", "--json", "-")
     assert json.loads(piped.stdout) == told
+
+
+def test_the_papers_row_stands_beside_clips_of_its_shape_alone(call, tmp_path):
+    large = pan()[:16].repeat(2, axis=1).repeat(2, axis=2)
+    for name, fps in (("alike", 8), ("faster", 12)):
+        (tmp_path / name).mkdir()
+        write_video(tmp_path / name / "a.mp4", large, fps)
+    shown = call("evaluate", "alike", "--metrics", "flickering,motion_dis").stdout.splitlines()
+    assert shown[-2].split() == ["paper's", "ConsistI2V", "96.65", "-"]
+    assert shown[-1] == "256x256; 16 frames at 8 a second"
+    assert "paper" not in call("evaluate", "faster", "--metrics", "flickering,motion_dis").stdout
+    assert "paper" not in call("evaluate", "alike", "--metrics", "sharpness").stdout
 
 
 def test_two_folders_are_compared(call, tmp_path):
@@ -80,7 +93,7 @@ def test_one_bad_clip_is_reported_and_the_others_are_judged(call, clips):
     assert shown.returncode == 1
     assert "bad.mp4" in shown.stderr
     assert "mixed: its frames differ in size" in shown.stderr
-    assert shown.stdout.splitlines()[-1].startswith("mean of 6")
+    assert shown.stdout.splitlines()[-2].startswith("mean of 6")
 
 
 def test_frames_too_small_for_flow_are_said_and_end_nothing(call, tmp_path):
@@ -139,5 +152,5 @@ def test_a_run_that_was_killed_goes_on(run, environment, tmp_path):
     assert 4 <= len(kept) < 24
     shown = run(*program[3:])
     assert shown.returncode == 0, shown.stderr
-    assert shown.stdout.splitlines()[-1].startswith("mean of 24")
+    assert shown.stdout.splitlines()[-2].startswith("mean of 24")
     assert {path: os.stat(path).st_mtime_ns for path in kept} == kept

@@ -99,8 +99,8 @@ def test_the_order_is_the_papers() -> None:
 
 def test_the_table_has_the_papers_rows_and_ours() -> None:
     measured = {
-        "whole": {"fvd": 200.129, CONSISTENCY.key: 0.9},
-        "no-frameinit-temporal-spatial": {"fvd": None, CONSISTENCY.key: 0.5},
+        "whole": {"fvd_i3d": 200.129, CONSISTENCY.key: 0.9},
+        "no-frameinit-temporal-spatial": {"fvd_i3d": None, CONSISTENCY.key: 0.5},
     }
     lines = [" ".join(line.split()) for line in ablation_lines(measured, name="sketch", stand_ins=[CONSISTENCY])]
     assert lines[:5] == [
@@ -126,9 +126,9 @@ def test_the_table_has_the_papers_rows_and_ours() -> None:
 
 
 def test_rows_are_named_and_complete() -> None:
-    found = rows({"no-frameinit": {"fvd": 1.0}})
+    found = rows({"no-frameinit": {"fvd_i3d": 1.0}})
     assert list(found) == [variant.name for variant in VARIANTS]
-    assert found["w/o FrameInit"] == {"fvd": 1.0}
+    assert found["w/o FrameInit"] == {"fvd_i3d": 1.0}
     assert found[WHOLE.name] == {}
     with pytest.raises(ValueError, match="no variant is called seine"):
         rows({"seine": {}})

@@ -271,7 +271,7 @@ def test_the_papers_rows_agree_with_its_appendix() -> None:
     block = json.loads((FOLDER / "evaluation_cases.json").read_text())["paper_aggregation"]
     assert list(I2V_BENCH_COUNTS.values()) == list(block["counts"].values())
     by_category = dict(zip(I2V_BENCH_COUNTS, block["consisti2v_dynamic_degree_by_category"], strict=True))
-    printed = I2V_BENCH.reference["ConsistI2V"][I2V_BENCH.metrics.index("dynamic")]
+    printed = I2V_BENCH.reference["ConsistI2V"][I2V_BENCH.metrics.index("dynamic_raft")]
     assert weighted_mean(by_category, I2V_BENCH_COUNTS) == pytest.approx(printed, abs=0.01)
     assert sum(I2V_BENCH_COUNTS.values()) == I2V_BENCH.clips
 
@@ -287,7 +287,7 @@ def test_values_are_cut_and_not_rounded() -> None:
 
 
 def test_our_row_stands_beneath_and_what_has_no_value_is_a_dash() -> None:
-    lines = table_lines(I2V_BENCH, {"flickering": 0.966599, "scene_consistency": None}, name="sketch", notes=["a note"])
+    lines = table_lines(I2V_BENCH, {"flickering": 0.966599, "scene_tag2text": None}, name="sketch", notes=["a note"])
     row = next(line for line in lines if line.startswith("sketch"))
     assert row.split() == ["sketch", "96.65", *["-"] * 7]
     assert lines.index(row) == lines.index(next(line for line in lines if line.startswith("ConsistI2V"))) + 1
@@ -306,7 +306,7 @@ def test_stand_ins_have_columns_of_their_own() -> None:
     with pytest.raises(ValueError, match="no column is called dynamic_dis"):
         table_lines(I2V_BENCH, ours, stand_ins=[SMOOTHNESS])
     with pytest.raises(ValueError, match="cannot stand in"):
-        table_lines(I2V_BENCH, {}, stand_ins=[replace(SMOOTHNESS, key="smoothness")])
+        table_lines(I2V_BENCH, {}, stand_ins=[replace(SMOOTHNESS, key="smoothness_amt")])
 
 
 def test_fewer_clips_than_the_papers_are_said(ucf: Path, tmp_path: Path) -> None:
