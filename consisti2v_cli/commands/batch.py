@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from consisti2v_cli.commands.claims import Claims
-from consisti2v_cli.commands.console import Console, interrupts_held
+from consisti2v_cli.commands.console import Console, counted, interrupts_held
 from consisti2v_cli.commands.made import Made
 from consisti2v_cli.commands.making import load, save
 from consisti2v_cli.commands.memory import planned, warn_of_memory
@@ -285,7 +285,7 @@ def _describe(job: Job, outputs: Sequence[str]) -> str:
         or recipe.guidance_end < 1,
         ", compiled": recipe.compile,
     }
-    steps = f"{recipe.steps} steps of {recipe.sampler}" + "".join(words for words, is_so in ways.items() if is_so)
+    steps = f"{counted(recipe.steps, 'step')} of {recipe.sampler}" + "".join(words for words, is_so in ways.items() if is_so)
     model = f"{steps}, seed {recipe.seed}, {recipe.model} in {recipe.dtype}"
     how = "the layout alone" if recipe.layout_only else f"{model} on {recipe.device}"
     return f"{heading(job, outputs)}, {recipe.frames} frames at {recipe.fps:g} a second, {how}, {planned(job)}"

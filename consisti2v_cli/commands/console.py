@@ -143,6 +143,11 @@ def _hush_libraries() -> None:
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
 
 
+def counted(number: int, what: str) -> str:
+    """`1 clip`, `2 clips`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def in_terminal() -> bool:
     """Whether stderr is there, and a terminal."""
     return sys.stderr is not None and sys.stderr.isatty()

@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from consisti2v_cli.commands.console import Console, interrupts_held
+from consisti2v_cli.commands.console import Console, counted, interrupts_held
 from consisti2v_cli.commands.made import Made, recipe_in
 from consisti2v_cli.commands.making import load, save
 from consisti2v_cli.commands.memory import planned, warn_of_memory
@@ -289,6 +289,6 @@ def _describe(job: Job, outputs: Sequence[str], length: int, done: int) -> str:
     return (
         f"{heading(job, outputs)}, {length} frames at {recipe.fps:g} a second, "
         f"{recipe.chunks} chunks of {recipe.frames} frames, {done} of them there already, "
-        f"{recipe.steps} steps of {recipe.sampler}, seed {recipe.seed}, {recipe.model} in {recipe.dtype} on "
+        f"{counted(recipe.steps, 'step')} of {recipe.sampler}, seed {recipe.seed}, {recipe.model} in {recipe.dtype} on "
         f"{recipe.device}, {planned(job)}"
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from consisti2v_cli.commands.console import counted
 from consisti2v_cli.commands.inputs import printable
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ def comparison(folders: Mapping[str, list[Judged]], measures: Sequence[Measure],
     pairs, alone = pairs_of(first, second)
     if alone:
         console.notice(f"Without a partner: {printable(', '.join(alone))}")
-    yield f"{len(pairs)} pair{'' if len(pairs) == 1 else 's'}: {printable(one)}, {printable(other)}"
+    yield f"{counted(len(pairs), 'pair')}: {printable(one)}, {printable(other)}"
     found = {measure.key: difference(pairs, measure) for measure in measures}
     head = ["", _cut(one), _cut(other), "difference", "95 % interval", "better", "same", "worse"]
     yield from _aligned([head, *([m.label, *_compared(found[m.key], m)] for m in measures)])
@@ -225,7 +226,7 @@ def spread_lines(found: Mapping[str, Spread], console: Console) -> Iterator[str]
             console.notice(printable(f"Not measured: {measure.label}: {one.reason}"))
         else:
             more = "" if one.deviation is None else f" +- {one.deviation:.2f} over parts"
-            yield f"{measure.label}: {_shown(one.value, measure)}{more}, of {one.n} clip{'' if one.n == 1 else 's'}"
+            yield f"{measure.label}: {_shown(one.value, measure)}{more}, of {counted(one.n, 'clip')}"
 
 
 def too_low(judged: Sequence[Judged], measure: Measure, bound: float, console: Console) -> bool:

@@ -194,7 +194,7 @@ sampling_options = together(
         default_text=str(DEFAULTS["reuse"]),
         help="Neighbouring steps that share one computation of the network's deep layers; 1: none do.",
     ),
-    option("--fast", is_flag=True, default_text="off", help=FAST_HELP),
+    option("--fast/--no-fast", default=False, help=FAST_HELP),
     number("layout_strength", "FrameInit's tau: how noisy the layout is that the clip begins from."),
     number("layout_cutoff", "FrameInit's D0: which frequencies are taken from the layout."),
     option("--frameinit/--no-frameinit", default=True, help="Begin from the image's low frequencies."),

@@ -109,7 +109,7 @@ def test_a_folder_that_cannot_be_written(run, tmp_path):
         ("consisti2v zoom --ease in", {"in", "in-out"}),
         ("consisti2v animate --fit ", set(CHOICES["fit"])),
         ("consisti2v extend --chu", {"--chunks"}),
-        ("consisti2v animate --no-", {"--no-compile", "--no-frameinit", "--no-metadata"}),
+        ("consisti2v animate --no-", {"--no-compile", "--no-fast", "--no-frameinit", "--no-metadata"}),
         ("consisti2v completions ", set(SHELLS)),
     ],
 )

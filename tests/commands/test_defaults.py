@@ -211,3 +211,6 @@ def test_fast_and_what_wins_over_it(call, boat, tmp_path):
         (tmp_path / "fast.toml").write_text(f"[animate]\nfast = true\nsteps = {steps}\nreuse = {reuse}\n")
         assert planned(call, *asked, "--config", "fast.toml") == FAST | {"steps": steps, "reuse": reuse}
     assert planned(call, *asked, "--config", "fast.toml", "--recipe", "old.json") == usual
+    (tmp_path / "fast.toml").write_text("[animate]\nfast = true\n")
+    assert planned(call, *asked, "--config", "fast.toml") == FAST
+    assert planned(call, *asked, "--config", "fast.toml", "--no-fast") == planned(call, *asked)
