@@ -285,7 +285,8 @@ def _describe(job: Job, outputs: Sequence[str]) -> str:
         or recipe.guidance_end < 1,
         ", compiled": recipe.compile,
     }
-    steps = f"{counted(recipe.steps, 'step')} of {recipe.sampler}" + "".join(words for words, is_so in ways.items() if is_so)
+    how_many = f"{counted(recipe.steps, 'step')} of {recipe.sampler}"
+    steps = how_many + "".join(words for words, is_so in ways.items() if is_so)
     model = f"{steps}, seed {recipe.seed}, {recipe.model} in {recipe.dtype}"
     how = "the layout alone" if recipe.layout_only else f"{model} on {recipe.device}"
     return f"{heading(job, outputs)}, {recipe.frames} frames at {recipe.fps:g} a second, {how}, {planned(job)}"

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from consisti2v_cli.commands.inputs import printable
 from consisti2v_cli.commands.options import Decorator, config_options, model_options, option, talk_options
 from consisti2v_cli.commands.parsing import PATH
-from consisti2v_cli.errors import RequestError
+from consisti2v_cli.commands.written import STANDARD_OUTPUT, check_file, show_result, write_result
+from consisti2v_cli.errors import RequestError, WeightsError
 
 if TYPE_CHECKING:
     from consisti2v_cli.commands.console import Console
+    from consisti2v_cli.commands.judged import Tools
+    from consisti2v_cli.evaluation.clips import Clip
     from consisti2v_cli.evaluation.measures import Measure
     from consisti2v_cli.evaluation.run import Words
 
-STANDARD_OUTPUT = "-"
 PROTOCOLS = ("ucf101", "msrvtt", "i2v-bench")
 MODES = {  # what is done instead of judging, and the options that go with it
     "rate": {"rate", "key"},
@@ -68,7 +71,7 @@ def file_option(*names: str, help: str, metavar: str = "FILE") -> Decorator:
     "--metrics",
     metavar="LIST",
     default=None,
-    default_text="quick; with --protocol: the paper's",
+    default_text="quick; with --protocol: the paper's, and stand-ins",
     help="quick, paper, or some of their measures, joined by commas.",
 )
 @file_option("--reference", metavar="DIR", help="Real clips: adds FVD and FID beside them, and IS.")
@@ -152,9 +155,9 @@ def evaluate(folders: Sequence[str], quiet: bool, verbose: int, **options: Any) 
 
         return count_ratings(folders, options, console)
     if mode == "rate":
-        from consisti2v_cli.commands.rating import write_page_of
+        from consisti2v_cli.commands.rating import write_rating_page
 
-        return write_page_of(folders, options, console)
+        return write_rating_page(folders, options, console)
     if mode == "protocol":
         from consisti2v_cli.commands.protocol import follow
 
@@ -174,49 +177,72 @@ def _mode(options: Mapping[str, Any]) -> str | None:
     mode = next((mode for mode in MODES if options[mode]), None)
     allowed = MODES[mode] if mode else options.keys() - NOT_OF_JUDGING
     if strange := [flag for name, flag in typed.items() if name not in allowed]:
-        with_what = f"does not go with --{mode}" if mode else "needs --protocol, --rate or --ratings"
-        raise RequestError(f"{strange[0]} {with_what}.")
+        name = next(name for name in typed if typed[name] == strange[0])
+        needed = " or ".join(f"--{needed}" for needed in MODES if name in MODES[needed])
+        raise RequestError(f"{strange[0]} {f'does not go with --{mode}' if mode else f'needs {needed}'}.")
     return mode
 
 
-def _judge(folders: Sequence[str], options: Mapping[str, Any], console: Console) -> int:
+def _judge(folders: Sequence[str], options: dict[str, Any], console: Console) -> int:
     """Measure one folder, or compare two."""
     from consisti2v_cli.commands import judged as tables
     from consisti2v_cli.evaluation.clips import find_clips
     from consisti2v_cli.evaluation.report import as_json
     from consisti2v_cli.evaluation.run import choose_measures
-    from consisti2v_cli.weights.devices import choose_device
+    from consisti2v_cli.evaluation.sets import SPREADS
 
-    if not 1 <= len(folders) <= 2:
-        raise RequestError(f"{len(folders)} folders are given; possible: one, or two that are compared.")
-    if len(set(folders)) < len(folders):
-        raise RequestError(f"{folders[0]} is given twice; a comparison is of two folders.")
-    metrics = options["metrics"] or "quick"
+    _check_folders(folders)
+    metrics = "quick" if options["metrics"] is None else options["metrics"]
     measures = choose_measures(metrics)
-    bounds = _bounds(options["bounds"], measures)
-    json_file = free_file(options["json_file"], "--json", ".json", overwrite=options["overwrite"])
-    html_file = free_file(options["html_file"], "--html", ".html", overwrite=options["overwrite"])
-    words = read_words(options["labels"])
+    bounds = _bounds(options["bounds"], [*measures, *(SPREADS if options["reference"] else ())])
+    json_file, html_file = _files(options)
+    tools = tables.tools_of(options)
     found = {name: find_clips(Path(name)) for name in folders}
     real = find_clips(Path(options["reference"])) if options["reference"] else None
-    tools = tables.Tools(choose_device(options["device"]), options["weights"] and Path(options["weights"]), words)
+    _check_words(tools.words, found, tools, console)
     judged = {name: tables.judge_folder(name, clips, measures, tools, console) for name, clips in found.items()}
     spreads = {name: tables.spreads_of(name, clips, real, tools, console) for name, clips in found.items() if real}
-    told = as_json(judged, measures, {"metrics": metrics, "device": tools.device}, spreads)
-    text = json.dumps(told, ensure_ascii=False, allow_nan=False, indent=1)
-    if options["json_file"] == STANDARD_OUTPUT:
-        console.result(text)
-    else:
-        console.result("\n".join(tables.all_lines(judged, spreads, measures, console)))
-    if json_file:
-        write_text(json_file, text)
-        console.result(str(json_file))
+    settings = {"metrics": metrics, "device": tools.networks.device, "networks": tools.networks.told}
+    told = as_json(judged, measures, settings, spreads)
+    show_result(told, list(tables.all_lines(judged, spreads, measures, console)), options, json_file, console)
     if html_file:
-        _write_html(html_file, told, found)
-        console.result(str(html_file))
-    last = judged[folders[-1]]
-    short = [tables.too_low(last, measure, bound, console) for measure, bound in bounds]
-    return 1 if any(short) or any(clip.problem for clips in judged.values() for clip in clips) else 0
+        _write_html(html_file, told, found, options, console)
+    last = folders[-1]
+    short = [tables.too_low(judged[last], spreads.get(last, {}), *bound, console) for bound in bounds]
+    bad = [clip for clips in judged.values() for clip in clips if clip.problem]
+    left_out = [clip for some in spreads.values() for spread in some.values() for clip in spread.left_out]
+    if any(short) or bad or left_out:
+        return 1
+    beside = {key for measure in measures for key in measure.beside}
+    wanted = {measure.key for measure in measures} - beside or beside
+    nothing = not any(clip.scores.values.keys() & wanted for clip in judged[last])
+    return WeightsError.exit_code if tools.networks.lacking and nothing else 0
+
+
+def _check_folders(folders: Sequence[str]) -> None:
+    if not all(folders):
+        raise RequestError("FOLDER is empty; . is the folder here.")
+    if not 1 <= len(folders) <= 2:
+        raise RequestError(f"{len(folders)} folders are given; possible: one, or two that are compared.")
+    if len({Path(folder).resolve() for folder in folders}) < len(folders):
+        raise RequestError(f"{folders[0]} is given twice; a comparison is of two folders.")
+
+
+def _files(options: Mapping[str, Any]) -> tuple[Path | None, Path | None]:
+    """Where JSON and page go. RequestError: they cannot, or are one file."""
+    json_file = check_file(options["json_file"], "--json", ".json")
+    html_file = check_file(options["html_file"], "--html", ".html")
+    if options["html_file"] == STANDARD_OUTPUT:
+        raise RequestError("--html names a file; standard output is for --json.")
+    if json_file and html_file and json_file.resolve() == html_file.resolve():
+        raise RequestError(f"--json and --html both name {json_file}.")
+    return json_file, html_file
+
+
+def _check_words(words: Words, found: Mapping[str, Sequence[Clip]], tools: Tools, console: Console) -> None:
+    """Say which clips are named in --labels that there are not."""
+    if strange := sorted(words.keys() - {clip.name for clips in found.values() for clip in clips}):
+        tools.say(f"--labels names clips that are not here: {', '.join(strange[:5])}", console)
 
 
 def _bounds(given: Sequence[tuple[str, float]], measures: Sequence[Measure]) -> list[tuple[Measure, float]]:
@@ -228,60 +254,32 @@ def _bounds(given: Sequence[tuple[str, float]], measures: Sequence[Measure]) -> 
     return [(by_key[key], bound) for key, bound in given]
 
 
-def free_file(file: str | None, flag: str, suffix: str, *, overwrite: bool) -> Path | None:
-    """A file to write, with the next free number where it is taken; None for none. RequestError where it cannot be."""
-    from consisti2v_cli.commands.output import check_writable
-    from consisti2v_cli.evaluation.clips import SUFFIXES
+def _write_html(
+    path: Path, told: dict[str, Any], found: Mapping[str, Sequence[Clip]], options: Mapping[str, Any], console: Console
+) -> None:
+    from consisti2v_cli.commands.judged import Counter
+    from consisti2v_cli.evaluation.page import page_html, thumbnails_of
+    from consisti2v_cli.evaluation.run import side_by_side
 
-    if file is None or file == STANDARD_OUTPUT:
-        return None
-    path = Path(file)
-    if path.is_dir():
-        raise RequestError(f"{file} is a folder; {flag} names a file.")
-    if path.suffix.lower() in SUFFIXES:
-        raise RequestError(f"{file} has the name of a film; {flag} writes text, such as scores{suffix}.")
-    check_writable(path)
-    number = 1
-    while path.exists() and not overwrite:
-        number += 1
-        path = Path(file).with_stem(f"{Path(file).stem}-{number}")
-    return path
+    def pictures(named: tuple[str, Clip]) -> list[bytes]:
+        with suppress(RequestError, OSError):  # its row says that it cannot be read
+            return thumbnails_of(named[1])
+        return []
 
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file, whole or not at all."""
-    from consisti2v_cli.media.scratch import appearing
-
-    with appearing(path, overwrite=True, folder=False) as made:
-        made.write_text(text + "\n", encoding="utf-8")
-
-
-def read_words(file: str | None) -> Words:
-    """What should be seen in clips, by their names. RequestError for a file that does not tell that."""
-    if file is None:
-        return {}
-    try:
-        told = json.loads(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RequestError(f"--labels {file} cannot be read: {error}.") from error
-    good = isinstance(told, dict) and all(
-        isinstance(words, dict) and all(isinstance(word, str) for word in words.values()) for words in told.values()
-    )
-    if not good:
-        raise RequestError(f'--labels {file} is not like {{"a.mp4": {{"object": "dog", "scene": "sea beach"}}}}.')
-    if strange := [key for words in told.values() for key in words if key not in ("object", "scene")]:
-        raise RequestError(f"--labels {file} names {strange[0]!r}; possible: object, scene.")
-    return dict(told)
-
-
-def _write_html(path: Path, told: dict[str, Any], found: Mapping[str, Sequence[Any]]) -> None:
-    from contextlib import suppress
-
-    from consisti2v_cli.evaluation.page import thumbnails_of, write_page
-
+    clips = [(folder, clip) for folder, some in found.items() for clip in some]
     thumbnails = {}
-    for folder, clips in found.items():
-        for clip in clips:
-            with suppress(RequestError, OSError):  # its row says that it cannot be read
-                thumbnails[folder, clip.name] = thumbnails_of(clip)
-    write_page(told, thumbnails, path, overwrite=True)
+    with console.progress(printable(str(path))) as bar:
+        count = Counter(bar, len(clips))
+        for (folder, clip), small in zip(clips, side_by_side(pictures, clips), strict=True):
+            thumbnails[folder, clip.name] = small
+            count()
+    page = page_html(told, thumbnails)
+    place = write_result(
+        path,
+        lambda made: made.write_text(page, encoding="utf-8", newline="\n"),
+        overwrite=options["overwrite"],
+    )
+    if options["json_file"] == STANDARD_OUTPUT:  # which holds JSON alone
+        console.notice(f"Written: {place}")
+    else:
+        console.result(str(place))

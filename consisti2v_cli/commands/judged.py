@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from shutil import get_terminal_size
+from typing import TYPE_CHECKING, Any
 
 from consisti2v_cli.commands.console import counted
 from consisti2v_cli.commands.inputs import printable
+from consisti2v_cli.errors import RequestError
 
 if TYPE_CHECKING:
     from consisti2v_cli.commands.console import Console
@@ -21,24 +24,38 @@ if TYPE_CHECKING:
 
 NAME_WIDTH = 32  # letters of a clip's name that a table shows
 NONE = "-"
+SHOWN = 3  # clips that a notice names
 
 
 @dataclass(frozen=True)
 class Tools:
-    """What measuring is done with."""
+    """What measuring is done with, by a whole command."""
 
-    device: str
-    weights: Path | None = None  # where networks' weights are looked for first
+    networks: Networks
     words: Words = field(default_factory=dict)  # what should be seen, by clips' names
     said: set[str] = field(default_factory=set)  # notices, so that none comes twice
 
+    def say(self, notice: str, console: Console) -> None:
+        """Say something once."""
+        if notice not in self.said:
+            self.said.add(notice)
+            console.notice(printable(notice))
+
+
+def tools_of(options: Mapping[str, Any]) -> Tools:
+    """The tools that --device, --weights and --labels name. RequestError: there are none such."""
+    from consisti2v_cli.commands.written import read_words
+    from consisti2v_cli.evaluation.extractors import Networks
+    from consisti2v_cli.weights.devices import choose_device
+
+    weights = Path(options["weights"]) if options["weights"] else None
+    if weights and not weights.is_dir():
+        raise RequestError(f"--weights {weights} is no folder.")
+    return Tools(Networks(choose_device(options["device"]), weights), read_words(options["labels"]))
+
 
 def judge_folder(
-    folder: str,
-    clips: Sequence[Clip],
-    measures: Sequence[Measure],
-    tools: Tools,
-    console: Console,
+    folder: str, clips: Sequence[Clip], measures: Sequence[Measure], tools: Tools, console: Console
 ) -> list[Judged]:
     """Measure the clips of a folder, and say what could not be measured."""
     from consisti2v_cli.evaluation.run import judge
@@ -46,46 +63,41 @@ def judge_folder(
     with console.progress(printable(folder)) as bar:
         bar("clips", 0, len(clips))
         count = Counter(bar, len(clips))
-        judged = judge(clips, measures, device=tools.device, weights=tools.weights, words=tools.words, on_clip=count)
+        judged = judge(clips, measures, networks=tools.networks, words=tools.words, on_clip=count)
     for clip in judged:
         if clip.problem:
-            console.error(printable(f"{clip.name}: {clip.problem}"))
+            told = clip.problem if Path(clip.name).name in clip.problem else f"{clip.name}: {clip.problem}"
+            console.error(printable(told))
     for notice in _missing(judged, measures):
-        if notice not in tools.said:
-            console.notice(notice)
-    tools.said.update(_missing(judged, measures))
+        tools.say(notice, console)
     return judged
 
 
 def spreads_of(
-    folder: str,
-    clips: Sequence[Clip],
-    real: Sequence[Clip],
-    tools: Tools,
-    console: Console,
+    folder: str, clips: Sequence[Clip], real: Sequence[Clip], tools: Tools, console: Console
 ) -> dict[str, Spread]:
     """FVD, FID and IS of a folder's clips beside real ones."""
-    from consisti2v_cli.evaluation.extractors import Networks
     from consisti2v_cli.evaluation.sets import SPREADS, excerpt_of
 
     ours, others = ([excerpt_of(clip) for clip in some] for some in (clips, real))
-    with Networks(tools.device, tools.weights) as networks:
-        return {measure.key: spread_with_bar(folder, measure, ours, others, networks, console) for measure in SPREADS}
+    return {measure.key: measure_spread(folder, measure, ours, others, tools, console) for measure in SPREADS}
 
 
-def spread_with_bar(
-    folder: str,
-    measure: Measure,
-    ours: Sequence[Excerpt],
-    real: Sequence[Excerpt],
-    networks: Networks,
-    console: Console,
+def measure_spread(
+    folder: str, measure: Measure, ours: Sequence[Excerpt], real: Sequence[Excerpt], tools: Tools, console: Console
 ) -> Spread:
-    """FVD, FID or IS, with its progress."""
+    """FVD, FID or IS, with its progress; what is missing or left out is said."""
     from consisti2v_cli.evaluation.sets import spread
 
     with console.progress(printable(f"{folder}: {measure.label}")) as bar:
-        return spread(measure, ours, real, networks, Counter(bar, len(ours) + len(real)))
+        found = spread(measure, ours, real, tools.networks, Counter(bar, len(ours) + len(real)))
+    for clip in found.left_out:
+        console.error(printable(f"{measure.label} is without {clip}"))
+    for note in found.notes:
+        tools.say(f"{measure.label}: {note}", console)
+    if found.value is None:
+        tools.say(f"Not measured: {measure.label}: {found.reason}", console)
+    return found
 
 
 class Counter:
@@ -108,19 +120,27 @@ def all_lines(
     """A table for each folder, and the comparison of two."""
     for name, clips in judged.items():
         yield from table(name, clips, measures)
-        yield from spread_lines(spreads.get(name, {}), console)
+        yield from spread_lines(spreads.get(name, {}))
     if len(judged) == 2:
         yield from comparison(judged, measures, console)
 
 
 def _missing(judged: Sequence[Judged], measures: Sequence[Measure]) -> list[str]:
     """Why values are missing, a sentence for each reason."""
-    missing: dict[str, list[str]] = {}
+    missing: dict[str, dict[str, list[str]]] = {}  # by reason and measure the clips
     for measure in measures:
-        for reason in dict.fromkeys(clip.scores.reasons.get(measure.key, "") for clip in judged):
-            if reason:
-                missing.setdefault(reason, []).append(measure.label)
-    return [f"Not measured: {', '.join(labels)}: {printable(reason)}" for reason, labels in missing.items()]
+        for clip in judged:
+            if reason := clip.scores.reasons.get(measure.key):
+                missing.setdefault(reason, {}).setdefault(measure.label, []).append(clip.name)
+    readable = sum(not clip.problem for clip in judged)
+    return [_sentence(reason, found, readable) for reason, found in missing.items()]
+
+
+def _sentence(reason: str, found: Mapping[str, Sequence[str]], readable: int) -> str:
+    names = list(dict.fromkeys(name for clips in found.values() for name in clips))
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    whose = "" if len(names) == readable else f" ({', '.join(map(_cut, names[:SHOWN]))}{more})"
+    return f"Not measured: {'; '.join(found)}: {reason}{whose}"
 
 
 def table(name: str, judged: Sequence[Judged], measures: Sequence[Measure]) -> Iterator[str]:
@@ -132,7 +152,8 @@ def table(name: str, judged: Sequence[Judged], measures: Sequence[Measure]) -> I
     rows.append([f"mean of {sum(not clip.problem for clip in judged)}", *map(_mean, means, measures)])
     rows += _papers(judged, measures)
     yield printable(name)
-    yield from _aligned([["", *(measure.label for measure in measures)], *rows])
+    better = ["better", *(measure.better or NONE for measure in measures)]
+    yield from _blocks([["", *(measure.label for measure in measures)], better, *rows])
     yield _facts(judged)
 
 
@@ -141,10 +162,10 @@ def _papers(judged: Sequence[Judged], measures: Sequence[Measure]) -> Iterator[l
     from consisti2v_cli.evaluation.protocols import I2V_BENCH as PAPER
 
     shape = (PAPER.size, PAPER.size, PAPER.frames, PAPER.fps)
-    alike = all((clip.width, clip.height, clip.frames, clip.fps) == shape for clip in judged if not clip.problem)
+    shapes = {(clip.width, clip.height, clip.frames, clip.fps) for clip in judged if not clip.problem}
     printed = dict(zip(PAPER.metrics, PAPER.reference["ConsistI2V"], strict=True))
     cells = [f"{printed[measure.key]:.2f}" if measure.key in printed else NONE for measure in measures]
-    if alike and set(cells) != {NONE}:
+    if shapes == {shape} and set(cells) != {NONE}:
         yield ["paper's ConsistI2V", *cells]
 
 
@@ -174,6 +195,18 @@ def _mean(mean: Mean | None, measure: Measure) -> str:
     return NONE if mean is None else _shown(mean.mean, measure)
 
 
+def _blocks(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Columns below heads; in a terminal that is too narrow for all, some of them below the others."""
+    width = get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+    first, begin = 1, 1
+    for end in range(2, len(rows[0]) + 1):
+        wider = [[row[0], *row[begin : end + 1]] for row in rows]
+        if end == len(rows[0]) or max(map(len, _aligned(wider))) > width:
+            yield from [""] * (begin > first)
+            yield from _aligned([[row[0], *row[begin:end]] for row in rows])
+            begin = end
+
+
 def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Columns below heads of several lines; numbers to the right."""
     from consisti2v_cli.evaluation.tables import heads, padded
@@ -192,8 +225,9 @@ def comparison(folders: Mapping[str, list[Judged]], measures: Sequence[Measure],
 
     (one, first), (other, second) = folders.items()
     pairs, alone = pairs_of(first, second)
-    if alone:
-        console.notice(f"Without a partner: {printable(', '.join(alone))}")
+    by_folder = zip(folders, alone, strict=True)
+    if lonely := [f"{folder.rstrip('/')}/{name}" for folder, names in by_folder for name in names]:
+        console.notice(f"Without a partner: {printable(', '.join(lonely))}")
     yield f"{counted(len(pairs), 'pair')}: {printable(one)}, {printable(other)}"
     found = {measure.key: difference(pairs, measure) for measure in measures}
     head = ["", _cut(one), _cut(other), "difference", "95 % interval", "better", "same", "worse"]
@@ -210,30 +244,30 @@ def _compared(found: Difference | None, measure: Measure) -> list[str]:
         for value in (found.first, found.second, found.mean, found.low, found.high)
     )
     counts = (found.wins, found.ties, found.losses) if measure.better else (NONE,) * 3
-    return [first, second, mean, f"{low} to {high}", *map(str, counts)]
+    return [first, second, mean, f"{low} to {high}" if found.is_sure else NONE, *map(str, counts)]
 
 
-def spread_lines(found: Mapping[str, Spread], console: Console) -> Iterator[str]:
+def spread_lines(found: Mapping[str, Spread]) -> Iterator[str]:
     """A line for each measure of a whole folder."""
     from consisti2v_cli.evaluation.sets import SPREADS
 
     for measure in SPREADS:
-        if (one := found.get(measure.key)) is None:
-            continue
-        for note in one.notes:
-            console.notice(printable(f"{measure.label}: {note}"))
-        if one.value is None:
-            console.notice(printable(f"Not measured: {measure.label}: {one.reason}"))
-        else:
+        one = found.get(measure.key)
+        if one and one.value is not None:
             more = "" if one.deviation is None else f" +- {one.deviation:.2f} over parts"
             yield f"{measure.label}: {_shown(one.value, measure)}{more}, of {counted(one.n, 'clip')}"
 
 
-def too_low(judged: Sequence[Judged], measure: Measure, bound: float, console: Console) -> bool:
+def too_low(
+    judged: Sequence[Judged], spreads: Mapping[str, Spread], measure: Measure, bound: float, console: Console
+) -> bool:
+    """Whether a folder is worse in a measure than a bound, which is said."""
     from consisti2v_cli.evaluation.report import falls_short, summary
 
     mean = summary(judged, measure)
-    short = falls_short(mean, measure, bound)
+    value = spreads[measure.key].value if measure.key in spreads else mean.mean if mean else None
+    short = falls_short(value, measure, bound)
     if short:
-        console.error(f"{measure.key} is {_mean(mean, measure)}, and must not be worse than {bound:g}.")
+        is_so = "was not measured" if value is None else f"is {_shown(value, measure)}"
+        console.error(f"{measure.key} {is_so}, and must not be worse than {bound:g}.")
     return short

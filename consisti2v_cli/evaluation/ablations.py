@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from consisti2v_cli.errors import RequestError
 
+from .protocols import UCF101, Protocol
 from .tables import Column, Values, aligned, notes_below
 
 if TYPE_CHECKING:
@@ -114,20 +115,25 @@ def rows(measured: Mapping[str, Values]) -> dict[str, Values]:
 
 def ablation_lines(
     measured: Mapping[str, Values],
+    protocol: Protocol = UCF101,
     *,
     name: str = "here",
     stand_ins: Sequence[Measure] = (),
     notes: Sequence[str] = (),
 ) -> list[str]:
-    """Table 3 with our rows beneath the paper's, and what it leaves open.
+    """Table 3 with our rows beneath the paper's, and what it leaves open; by another protocol our rows alone.
 
     Args:
         measured: values of each variant, by its key; see `tables.aligned`.
+        protocol: that clips were made by; the paper's rows are of UCF-101.
         name: what our rows are marked with.
         stand_ins: measures that get columns of their own.
-        notes: more to be said beneath, such as the protocol's assumptions.
+        notes: more to be said beneath.
     """
-    reference = {variant.name: PAPER[variant.key] for variant in VARIANTS}
+    papers = protocol.key == UCF101.key
+    reference = {variant.name: PAPER[variant.key] for variant in VARIANTS} if papers else {}
     ours = {f"{name}: {title}": values for title, values in rows(measured).items()}
-    table = aligned(COLUMNS, reference, ours, stand_ins)
-    return [TITLE, *table, *notes_below("What the paper leaves open, and how it is done here:", [*ASSUMPTIONS, *notes])]
+    table = aligned(COLUMNS if papers else protocol.columns, reference, ours, stand_ins)
+    title = TITLE if papers else f"Ablations as in Table 3, by the protocol {protocol.key}"
+    below = [*ASSUMPTIONS, *notes, *protocol.assumptions]
+    return [title, *table, *notes_below("What the paper leaves open, and how it is done here:", below)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -62,15 +63,20 @@ class Clip:
         Raises:
             RequestError: there is no recipe, the photo is not found or no longer the same, or it began from a film.
         """
+        recipe, source = self.photo()
+        photo = read_image(source, background=recipe.background)
+        sized = replace(recipe, width=width, height=height)
+        return camera_frames(sized, photo)[0] if recipe.command in CAMERA else first_picture(sized, photo)
+
+    def photo(self) -> tuple[Recipe, Path]:
+        """Its recipe, and the file that it was made from. RequestError as in `first_picture`."""
         recipe = self.recipe
         if recipe is None:
             raise RequestError("no recipe")
         source = self._source(recipe)
         if recipe.command == "extend" and (recipe.start != "image" or kind_of(source) == "film"):
             raise RequestError("no first frame: it goes on from a film")
-        photo = read_image(source, background=recipe.background)
-        sized = replace(recipe, width=width, height=height)
-        return camera_frames(sized, photo)[0] if recipe.command in CAMERA else first_picture(sized, photo)
+        return recipe, source
 
     def _source(self, recipe: Recipe) -> Path:
         """The file whose hash the recipe has: where it was used last, or beside the clip under its name."""
@@ -112,6 +118,10 @@ def find_clips(folder: Path) -> list[Clip]:
         if kind_of(folder) == "image":  # which raises where it is neither, or no file at all
             raise RequestError(f"{folder} is a picture; a clip is needed, or a folder of clips.")
         return [Clip(folder, folder.name)]
+    try:
+        os.listdir(folder)
+    except OSError as error:
+        raise RequestError(f"{folder} cannot be opened: {error.strerror}.") from error
     found = [Clip(path, path.relative_to(folder).as_posix()) for path in sorted(_below(folder))]
     if not found:
         raise RequestError(f"There are no clips in {folder} ({', '.join(SUFFIXES)}, or folders of numbered PNGs).")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -98,7 +99,7 @@ def _check_lists(root: Path, found: set[str]) -> None:
     """RequestError where the published lists name videos that are not there."""
     folders = [place / name for place in (root, root.parent) for name in UCF101_LISTS]
     lists = [path for folder in folders for path in sorted(folder.glob("*list0[1-3].txt"))]
-    listed = {line.split()[0] for path in lists for line in path.read_text().splitlines() if line.strip()}
+    listed = {line.split()[0] for path in lists for line in read_text(path).splitlines() if line.strip()}
     if missing := sorted(listed - found):
         raise RequestError(f"{len(missing)} of {len(listed)} listed videos are not in {root}, such as {missing[0]}.")
 
@@ -132,7 +133,7 @@ def _read_msrvtt(file: Path) -> tuple[dict[str, str], dict[str, list[str]]]:
     """Names of the test clips with their categories, and captions by name."""
     captions: dict[str, list[str]] = defaultdict(list)
     try:
-        told = json.loads(file.read_text(encoding="utf-8"))
+        told = json.loads(read_text(file))
         tested = {str(v["video_id"]): str(v.get("category", "")) for v in told["videos"] if v["split"] == "test"}
         for sentence in told["sentences"]:
             if text := str(sentence["caption"]).strip():
@@ -182,7 +183,16 @@ def i2v_bench(folder: Path, seed: int) -> list[Sample]:
 
 def _prompt_beside(path: Path) -> str:
     text = path.with_suffix(".txt")
-    return text.read_text(encoding="utf-8").strip() if text.is_file() else ""
+    return read_text(text).strip() if text.is_file() else ""
+
+
+def read_text(path: Path) -> str:
+    """A file's text. RequestError: it cannot be read, or is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not in UTF-8"
+        raise RequestError(f"{path} cannot be read: {reason}.") from error
 
 
 def _told_prompts(folder: Path, files: Mapping[str, Path]) -> dict[str, tuple[str, str]]:
@@ -191,7 +201,8 @@ def _told_prompts(folder: Path, files: Mapping[str, Path]) -> dict[str, tuple[st
     for name in files:
         by_last[PurePosixPath(name).name].append(name)
     told, strange = {}, []
-    for listing in sorted(path for path in folder.iterdir() if path.suffix.lower() in (".csv", ".json", ".jsonl")):
+    listings = [path for path in folder.iterdir() if path.suffix.lower() in (".csv", ".json", ".jsonl")]
+    for listing in sorted(path for path in listings if path.is_file()):
         for file, prompt, category in _entries(listing):
             place = PurePosixPath(file.replace("\\", "/"))
             name = (place.with_suffix("") if place.suffix.lower() in FILMS + PICTURES else place).as_posix()
@@ -208,13 +219,13 @@ def _told_prompts(folder: Path, files: Mapping[str, Path]) -> dict[str, tuple[st
 def _entries(listing: Path) -> Iterator[tuple[str, str, str]]:
     """Each file that a listing names, with its prompt and category; nothing where it lists no prompts."""
     try:
-        with listing.open(encoding="utf-8-sig", newline="") as file:
-            if listing.suffix.lower() == ".csv":
-                told: Any = list(csv.DictReader(file))
-            elif listing.suffix.lower() == ".jsonl":
-                told = [json.loads(line) for line in file if line.strip()]
-            else:
-                told = json.load(file)
+        text = read_text(listing)
+        if listing.suffix.lower() == ".csv":
+            told: Any = list(csv.DictReader(io.StringIO(text, newline="")))
+        elif listing.suffix.lower() == ".jsonl":
+            told = [json.loads(line) for line in text.splitlines() if line.strip()]
+        else:
+            told = json.loads(text)
     except (ValueError, csv.Error) as error:
         raise RequestError(f"{listing} cannot be read: {error}.") from error
     if isinstance(told, dict):

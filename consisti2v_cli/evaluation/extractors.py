@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from threading import RLock
+from threading import Lock, RLock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from consisti2v_cli.errors import ConsistI2VError, WeightsError
 
 from .judges import find_judge
 from .networks import c3d, i3d, inception, preprocess, raft, viclip
+from .networks.files import read_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
     from .judges import JudgeFiles
 
 AT_ONCE = 16  # frames
-PAIRS_AT_ONCE = 4  # of RAFT, which correlates every place with every other
+VOLUME = 128 * 2**20  # bytes: of RAFT's correlations of every place with every other, for the pairs done at once
 PRESENT = 0.2  # OWLv2's score from which on a thing counts as seen; it was never calibrated
 CAPTION = {"num_beams": 3, "min_length": 10, "max_length": 30}  # as Tag2Text's captions are made
 
@@ -38,15 +41,23 @@ class Networks:
         """Args: a folder that weights are looked for in before the cache."""
         self.device, self.weights = str(device), weights
         self._found: dict[str, Any] = {}
+        self.lacking: set[str] = set()  # networks whose weights were wanted, and are not here
+        self._told: dict[str, dict[str, Any]] = {}
         self._lock = RLock()
-        self._threads = torch.get_num_threads()
+        self._threads: list[int] = []
 
     def __enter__(self) -> Networks:
+        self._threads.append(torch.get_num_threads())
         torch.set_num_threads(1)  # clips are measured side by side
         return self
 
     def __exit__(self, *_: object) -> None:
-        torch.set_num_threads(self._threads)
+        torch.set_num_threads(self._threads.pop())
+
+    @property
+    def told(self) -> dict[str, dict[str, Any]]:
+        """Which weights and libraries measured, by the networks' keys: for JSON."""
+        return dict(sorted(self._told.items()))
 
     def __call__(self, key: str) -> Any:
         """A network. WeightsError: its weights are not here, or not its own."""
@@ -63,14 +74,17 @@ class Networks:
 
     def identity(self, key: str) -> str:
         """What tells the weights of a network, or the library that does without one, from others. WeightsError."""
-        from importlib.metadata import PackageNotFoundError, version
-
         if key in _PACKAGES:
-            try:
-                return version(_PACKAGES[key])
-            except PackageNotFoundError:
-                return ""
-        return find_judge(key, self.weights).identity
+            with suppress(PackageNotFoundError):
+                self._told[_PACKAGES[key]] = {"version": version(_PACKAGES[key])}
+            return str(self._told.get(_PACKAGES[key], ""))
+        try:
+            files = find_judge(key, self.weights)
+        except WeightsError:
+            self.lacking.add(key)
+            raise
+        self._told[key] = {"revision": files.revision, "sha256": files.sha256, "dtype": "fp32"}
+        return files.identity
 
     def _load(self, key: str) -> Any:
         if key == EFFICIENTNET:
@@ -157,14 +171,18 @@ class Raft:
 
     def __init__(self, files: JudgeFiles, device: torch.device) -> None:
         self.device, self.network = device, raft.load_raft(files.weights, device)
+        self.alone = Lock()  # large frames: one pair at a time, whatever the cores
 
     @torch.inference_mode()
     def __call__(self, frames: Frames) -> Iterator[Features]:
         """For each frame of `f h w 3` but the last, where its pixels go: `h w 2`, in pixels, padding included."""
-        pictures = preprocess.raft_frames(frames).to(self.device)
-        for start in range(0, len(frames) - 1, PAIRS_AT_ONCE):
-            here = pictures[start : start + PAIRS_AT_ONCE + 1]
-            yield from _array(self.network(here[:-1], here[1:]).permute(0, 2, 3, 1))
+        places = frames.shape[1] * frames.shape[2] // raft.STEP**2
+        pairs = max(1, VOLUME // (4 * places**2))
+        for start in range(0, len(frames) - 1, pairs):
+            pictures = preprocess.raft_frames(frames[start : start + pairs + 1]).to(self.device)
+            with self.alone if 4 * places**2 > VOLUME else nullcontext():
+                flow = _array(self.network(pictures[:-1], pictures[1:]).permute(0, 2, 3, 1))
+            yield from flow
 
 
 class ViClip:
@@ -188,8 +206,6 @@ class ViClip:
 
 class Owl:
     """Whether a thing is seen in frames, by OWLv2 (Minderer et al. 2023): a stand-in for GRiT."""
-
-    SIDE = 960  # pixels
 
     def __init__(self, files: JudgeFiles, device: torch.device) -> None:
         self.device = device
@@ -289,21 +305,26 @@ _BUILDERS: dict[str, Callable[..., Any]] = {
 
 
 def _pretrained(name: str, files: JudgeFiles, device: torch.device, **settings: Any) -> Any:
-    """A network of transformers' from a folder. WeightsError: its files are damaged, or lack some of it."""
+    """A network of transformers' with the very file that was checked. WeightsError: it is damaged, or lacks some."""
     import transformers
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    stored = read_tensors(files.weights)
     try:
+        config = transformers.AutoConfig.from_pretrained(files.folder, local_files_only=True)
+        config.update({key: value for key, value in settings.items() if hasattr(config, key)})
+        more = {key: value for key, value in settings.items() if not hasattr(config, key)}
         network, told = getattr(transformers, name).from_pretrained(
-            files.folder, local_files_only=True, output_loading_info=True, dtype=torch.float32, **settings
+            None, config=config, state_dict=stored, output_loading_info=True, dtype=torch.float32, **more
         )
     except Exception as error:  # the library raises whatever its parts do
-        raise WeightsError(f"The weights in {files.folder} cannot be used: {str(error).splitlines()[0]}") from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise WeightsError(f"The weights in {files.folder} cannot be used: {reason}") from error
     if lacking := sorted(map(str, [*told["missing_keys"], *told["mismatched_keys"]])):
-        raise WeightsError(
-            f"The weights in {files.folder} are not those of {name}: {lacking[0]} is missing or another."
-        )
+        what = f"{lacking[0]} is missing or another"
+        raise WeightsError(f"The weights in {files.folder} are not those of {name}: {what}.")
     return network.to(device).eval().requires_grad_(False)
 
 

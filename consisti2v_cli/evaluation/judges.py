@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from consisti2v_cli.errors import RequestError, WeightsError
-from consisti2v_cli.weights.cache import hub_hash, snapshot, snapshots, storage
+from consisti2v_cli.weights.cache import hub_hash, same_hash, snapshot, snapshots, storage
 from consisti2v_cli.weights.checking import CheckedFile, check_files
 from consisti2v_cli.weights.hub import fetch_command, fetch_files
 from consisti2v_cli.weights.inventory import Inventoried, describe_files, remove_repository
@@ -34,7 +34,7 @@ class Judge:
     repo: str | None  # on the hub; None: a person puts its files into a folder
     revision: str  # commit, or where no commit is known a branch
     files: tuple[str, ...]  # the one with the tensors first
-    sha256: tuple[str, ...]  # of each file; "" where it is not established, and the hub's own hash decides
+    sha256: tuple[str, ...]  # of each file, or its ends (`same_hash`); "" where only the hub knows it
     bytes: int  # of all files, about
     licence: str  # of the weights
     release: str = ""  # where the files are published, for a judge without a repository
@@ -124,7 +124,7 @@ JUDGES: dict[str, Judge] = {
             repo="OpenGVLab/ViCLIP-L-14-hf",
             revision="1652361522e1cb41c28cdfae870f690d00e7456b",
             files=("model.safetensors",),
-            sha256=("",),
+            sha256=("07d32e92...0ee8f",),
             bytes=1_710_500_000,
             licence="no licence named, MIT at OpenGVLab/ViCLIP",
         ),
@@ -145,7 +145,7 @@ JUDGES: dict[str, Judge] = {
             repo="nikhilr01/sen-bridge-weights",
             revision="main",
             files=("fid_inception.safetensors",),
-            sha256=("",),
+            sha256=("b7a528bf...",),
             bytes=96_000_000,
             licence="Apache-2.0",
         ),
@@ -233,7 +233,7 @@ def find_judge(key: str, folder: Path | None = None) -> JudgeFiles:
     paths = {name: found.path / name for name in judge.files}
     sha256 = {name: _sha256(path) for name, path in paths.items()}
     for name, known in judge.hashes.items():
-        if known and sha256[name] != known:
+        if known and not same_hash(sha256[name], known):
             mend = f"; run: {fetch_command(key)}" if found.repository else "; put that there, or nothing."
             raise WeightsError(f"{paths[name]} is not the file that is known (sha256 {known}){mend}")
     return JudgeFiles(key, found.path, paths, found.revision, sha256)

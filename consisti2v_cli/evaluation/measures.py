@@ -25,7 +25,7 @@ class Measure:
     about: str  # for people: what it says, its range
     scale: float = 100.0  # what tables multiply it by
     digits: int = 2
-    beside: str = ""  # key of the measure without which it is never shown
+    beside: tuple[str, ...] = ()  # keys of measures, without one of which it is never shown
     stands_in: bool = False  # for a measure of the paper, by other means
 
 
@@ -36,6 +36,7 @@ class Scores:
     values: dict[str, Value] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)  # why a measure has no value
     series: dict[str, list[float]] = field(default_factory=dict)  # frame by frame
+    lasting: dict[str, str] = field(default_factory=dict)  # those reasons that will hold whenever it is measured again
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,10 @@ def measure(subject: Subject, ways: Sequence[Way], wanted: Set[str]) -> Scores:
         except Exception as error:  # whatever a library raises: the other measures do not suffer from it
             known = isinstance(error, (ConsistI2VError, ValueError))
             reason = str(error) if known else f"{type(error).__name__}: {error}"
-            scores.reasons.update(dict.fromkeys(way.keys - scores.values.keys(), reason))
+            reasons = dict.fromkeys(way.keys - scores.values.keys(), reason)
+            scores.reasons.update(reasons)
+            if isinstance(error, ValueError):
+                scores.lasting.update(reasons)
     for key in [key for key, value in scores.values.items() if not math.isfinite(value)]:
         del scores.values[key]
         scores.reasons[key] = "not finite"

@@ -353,7 +353,7 @@ def _difference(one: Frames, other: Frames) -> float:
 
 def _at_least(rows: NDArray[Scalar], count: int) -> NDArray[Scalar]:
     if len(rows) < count:
-        raise ValueError(f"{len(rows)} where {count} are needed")
+        raise ValueError(f"too short: {len(rows)}, where {count} are needed")
     return rows
 
 

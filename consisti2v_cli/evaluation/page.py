@@ -6,17 +6,16 @@ import base64
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from consisti2v_cli.media.scratch import appearing
 from consisti2v_cli.media.video import read_frames
 
 from .clips import Clip
 from .curves import CURVES, Span, Told, drawn, spans_of, whisker
+from .report import Difference
 from .templates import escaped, filled
 
 NONE = "-"  # where a measure has no value, as in the terminal's table
@@ -47,18 +46,6 @@ def _jpeg(image: Image.Image) -> bytes:
     file = BytesIO()
     image.save(file, "JPEG", quality=78, optimize=True)
     return file.getvalue()
-
-
-def write_page(told: Told, thumbnails: Thumbnails, place: Path, *, overwrite: bool = False) -> None:
-    """Write the page of `page_html`, whole or not at all.
-
-    Raises:
-        TakenError: the file exists, and may not be overwritten.
-        ConsistI2VError: it cannot be written.
-    """
-    text = page_html(told, thumbnails)
-    with appearing(place, overwrite=overwrite, folder=False) as made:
-        made.write_text(text, encoding="utf-8", newline="\n")
 
 
 def page_html(told: Told, thumbnails: Thumbnails) -> str:
@@ -276,8 +263,8 @@ def _comparison(told: Told) -> str:
     rows = "\n".join(_difference(found["differences"][measure["key"]], measure) for measure in told["measures"])
     pairs = f"{len(found['pairs'])} pair{'' if len(found['pairs']) == 1 else 's'}"
     notes = [f"{pairs} of one picture, prompt and seed, else of one name; {other} less {one}."]
-    if found["alone"]:
-        notes.append(f"Without a partner: {escaped(', '.join(found['alone']))}.")
+    if alone := [f"{folder.rstrip('/')}/{name}" for folder, names in found["alone"].items() for name in names]:
+        notes.append(f"Without a partner: {escaped(', '.join(alone))}.")
     static = f'<p class="banner static">{other} is more consistent, but more static too: less happens in it.</p>'
     return f"""<section>
 <h2>{one} and {other}</h2>
@@ -303,15 +290,22 @@ def _difference(found: Told | None, measure: Told) -> str:
         shown(found[name], measure) for name in ("first", "second", "mean", "low", "high")
     )
     counts = [str(found[name]) for name in ("wins", "ties", "losses")] if measure["better"] else [NONE] * 3
-    numbers = [first, second, f'<span class="change">{mean}</span>', f"{low} to {high}"]
+    sure = _is_sure(found)
+    numbers = [first, second, f'<span class="change">{mean}</span>', f"{low} to {high}" if sure else NONE]
     cells = "".join(f'<td class="number">{number}</td>' for number in numbers)
-    cells += f"<td>{whisker(found)}</td>" + "".join(f'<td class="number">{count}</td>' for count in counts)
+    cells += f"<td>{whisker(found) if sure else ''}</td>" + "".join(
+        f'<td class="number">{count}</td>' for count in counts
+    )
     return f'<tr class="{_verdict(found, measure)}">{head}{cells}</tr>'
+
+
+def _is_sure(found: Told) -> bool:
+    return Difference(**found).is_sure
 
 
 def _verdict(found: Told, measure: Told) -> str:
     """Whether the interval lies on one side of 0, and on which: a class of the row."""
-    if found["low"] <= 0 <= found["high"]:
+    if not _is_sure(found) or found["low"] <= 0 <= found["high"]:
         return ""
     if not measure["better"]:
         return "certain"

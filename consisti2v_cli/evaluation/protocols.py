@@ -125,6 +125,8 @@ I2V_BENCH = Protocol(
         "Values are means over all clips. Section 4 counts 2,950 in 16 categories, appendix F 2951 in 17.",
         "Flickering is measured of all clips: VBench would leave out those that move, the paper's values do not.",
         "Objects and scenes were labelled by hand for 100 clips each; the labels are not in the paper.",
+        "Smoothness is not measured by AMT, whose weights are for non-commercial use only; objects and scenes not by "
+        "GRiT and Tag2Text, which need libraries that do not run everywhere. What stands in for them has own columns.",
     ),
     clips=2951,
 )

@@ -39,7 +39,7 @@ CONSISTENCY = Measure(
     "consistency (EfficientNet-Lite0)",
     "higher",
     "how much frames resemble their neighbour and the first one; a still picture has 100",
-    beside=DYNAMIC.key,
+    beside=(DYNAMIC.key,),
     stands_in=True,
 )
 FIRST_PSNR = Measure(
@@ -103,6 +103,7 @@ def _consistency(subject: Subject, scores: Scores) -> None:
 
 
 def _first_frame(subject: Subject, scores: Scores) -> None:
+    subject.clip.photo()  # without which the frames need not be read
     first = subject.footage.frames[0]
     photo = subject.clip.first_picture(*subject.footage.size)
     scores.values[FIRST_PSNR.key] = metrics.psnr(first, photo)

@@ -18,6 +18,7 @@ from .quick import CONSISTENCY, DYNAMIC
 from .run import VERSION, Judged
 
 SCHEMA = 1  # of the JSON
+FEW = 5  # pairs, below which an interval says nothing, and is not shown
 FRAME_WEIGHTED = {  # the series whose mean over all frames VBench's totals are
     CONSISTENCY.key: "consistency",
     SUBJECT.key: "subject",
@@ -48,6 +49,11 @@ class Difference:
     ties: int
     losses: int
 
+    @property
+    def is_sure(self) -> bool:
+        """Whether there are enough pairs for an interval."""
+        return self.wins + self.ties + self.losses >= FEW
+
 
 def summary(judged: Sequence[Judged], measure: Measure) -> Mean | None:
     """The mean over the clips, None where no clip has the measure."""
@@ -64,14 +70,16 @@ def frame_weighted(judged: Sequence[Judged], measure: Measure) -> float | None:
     return float(np.mean(values)) if name and values else None
 
 
-def pairs_of(first: Sequence[Judged], second: Sequence[Judged]) -> tuple[list[tuple[Judged, Judged]], list[str]]:
-    """Clips of two folders that show the same: made from one picture with one prompt and seed; else of one name.
+def pairs_of(
+    first: Sequence[Judged], second: Sequence[Judged]
+) -> tuple[list[tuple[Judged, Judged]], tuple[list[str], list[str]]]:
+    """Clips of two folders that show the same, as `sets_of` has it.
 
     Returns:
-        The pairs, and the names of clips that have none.
+        The pairs, and of each folder the names of clips that have no partner.
     """
-    sets, alone = sets_of((first, second))
-    return [(one, other) for one, other in sets], [clip.name for clips in alone for clip in clips]
+    sets, (ones, others) = sets_of((first, second))
+    return [(one, other) for one, other in sets], ([clip.name for clip in ones], [clip.name for clip in others])
 
 
 def sets_of(folders: Sequence[Sequence[Judged]]) -> tuple[list[tuple[Judged, ...]], list[list[Judged]]]:
@@ -81,6 +89,8 @@ def sets_of(folders: Sequence[Sequence[Judged]]) -> tuple[list[tuple[Judged, ...
         The sets, each in the order of the folders; and of each folder the clips that are in none.
     """
     readable = [[clip for clip in clips if not clip.problem] for clips in folders]
+    if all(len(clips) == 1 for clips in readable):  # whatever they are called
+        return [tuple(clip for clips in readable for clip in clips)], [[] for _ in readable]
     sets: list[tuple[Judged, ...]] = []
     for key in (_origin, _stem):
         taken = {id(clip) for found in sets for clip in found}
@@ -139,12 +149,12 @@ def more_static(differences: Mapping[str, Difference | None]) -> bool:
     return any(found.mean < 0 for found in moves) and any(found.mean > 0 for found in stays)
 
 
-def falls_short(mean: Mean | None, measure: Measure, bound: float) -> bool:
+def falls_short(value: float | None, measure: Measure, bound: float) -> bool:
     """Whether a measure is worse than a bound in the units of tables, or was not measured at all."""
-    if mean is None:
+    if value is None:
         return True
-    value = mean.mean * measure.scale
-    return value > bound if measure.better == "lower" else value < bound
+    shown = value * measure.scale
+    return shown > bound if measure.better == "lower" else shown < bound
 
 
 def as_json(
@@ -168,17 +178,16 @@ def as_json(
             name: _folder(judged, measures) | {"spreads": _spreads((spreads or {}).get(name, {}))}
             for name, judged in folders.items()
         },
-        "comparison": _comparison([*folders.values()], measures) if len(folders) == 2 else None,
+        "comparison": _comparison(folders, measures) if len(folders) == 2 else None,
     }
 
 
-def _comparison(folders: Sequence[Sequence[Judged]], measures: Sequence[Measure]) -> dict[str, Any]:
-    """Of two folders."""
-    pairs, alone = pairs_of(*folders)
+def _comparison(folders: Mapping[str, Sequence[Judged]], measures: Sequence[Measure]) -> dict[str, Any]:
+    pairs, alone = pairs_of(*folders.values())
     found = {measure.key: difference(pairs, measure) for measure in measures}
     return {
         "pairs": [[one.name, other.name] for one, other in pairs],
-        "alone": alone,
+        "alone": dict(zip(folders, alone, strict=True)),
         "differences": {key: one and asdict(one) for key, one in found.items()},
         "more_static": more_static(found),
     }

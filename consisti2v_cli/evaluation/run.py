@@ -6,14 +6,16 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from difflib import get_close_matches
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from consisti2v_cli.errors import ConsistI2VError, RequestError
 from consisti2v_cli.recipe import to_dict
@@ -26,12 +28,14 @@ from .measures import Measure, Scores, Subject, Way, measure
 from .paper import PAPER, PAPER_WAYS
 from .quick import QUICK, QUICK_WAYS
 
-VERSION = 2  # of what measures mean: scores of another version are not taken over
+VERSION = 3  # of what measures mean: scores of another version are not taken over
 REMEMBERED = 50_000  # files: one a clip and network
 WAYS = (*QUICK_WAYS, *PAPER_WAYS)
 MEASURES = {entry.key: entry for way in WAYS for entry in way.measures}
 SETS = {"quick": QUICK, "paper": PAPER}
 
+One = TypeVar("One")
+Result = TypeVar("Result")
 Words = Mapping[str, Mapping[str, str]]  # by the clip's name: "object" and "scene"
 
 
@@ -54,8 +58,7 @@ def judge(
     clips: Sequence[Clip],
     wanted: Sequence[Measure],
     *,
-    device: str = "cpu",
-    weights: Path | None = None,
+    networks: Networks | None = None,
     words: Words | None = None,
     on_clip: Callable[[Judged], None] = lambda _: None,
 ) -> list[Judged]:
@@ -63,21 +66,33 @@ def judge(
 
     Args:
         wanted: what is measured.
-        device: of the networks.
-        weights: a folder that networks' weights are looked for in first.
+        networks: that measure; by default on the CPU, with weights from the cache.
         words: what should be seen in clips, for the measures that look for it.
         on_clip: hears of each clip in the order of `clips`, as soon as it and those before it are done.
     """
     judged = []
-    with Networks(device, weights) as networks, ThreadPoolExecutor(usable_cores()) as pool:
-        try:
-            for found in pool.map(partial(_judge, wanted=wanted, networks=networks, words=words or {}), clips):
-                judged.append(found)
-                on_clip(found)
-        finally:
-            pool.shutdown(cancel_futures=True)
+    with networks or Networks() as tools:
+        for found in side_by_side(partial(_judge, wanted=wanted, networks=tools, words=words or {}), clips):
+            judged.append(found)
+            on_clip(found)
     prune(scores_folder(), REMEMBERED)
     return judged
+
+
+def side_by_side(function: Callable[[One], Result], many: Iterable[One]) -> Iterator[Result]:
+    """What a function makes of each, in their order; as many at a time as there are cores, and never far ahead."""
+    workers = usable_cores()
+    with ThreadPoolExecutor(workers) as pool:
+        begun: deque[Future[Result]] = deque()
+        try:
+            for one in many:
+                begun.append(pool.submit(function, one))
+                if len(begun) > 2 * workers:
+                    yield begun.popleft().result()
+            while begun:
+                yield begun.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _judge(clip: Clip, wanted: Sequence[Measure], networks: Networks, words: Words) -> Judged:
@@ -93,7 +108,16 @@ def _judge(clip: Clip, wanted: Sequence[Measure], networks: Networks, words: Wor
             facts = _facts(subject.footage)
     except Exception as error:  # whatever it is, the other clips do not suffer from it
         return Judged(clip.name, problem=said(error))
+    _withhold(wanted, scores)
     return Judged(clip.name, clip.sha256, recipe, **facts, scores=scores)
+
+
+def _withhold(wanted: Sequence[Measure], scores: Scores) -> None:
+    """Take back what is never shown alone where nothing stands beside it."""
+    for entry in wanted:
+        if entry.beside and entry.key in scores.values and not scores.values.keys() & set(entry.beside):
+            del scores.values[entry.key]
+            scores.reasons[entry.key] = f"not shown without {' or '.join(MEASURES[key].label for key in entry.beside)}"
 
 
 def _by_network(keys: set[str]) -> Iterator[tuple[str, list[Way]]]:
@@ -122,13 +146,15 @@ def _find(
     told = [VERSION, subject.clip.sha256, recipe, networks.device, network, identity, seen]
     place = scores_folder() / f"{hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()}.json"
     known = _remembered(place)
-    if lacking := here - known.get("scores", {}).get("values", {}).keys():
+    before = known.get("scores", {"values": {}, "lasting": {}})
+    if lacking := here - before["values"].keys() - before["lasting"].keys():
         found = measure(subject, ways, lacking)
         scores.reasons.update(found.reasons)
         known = _joined(known or {"facts": _facts(subject.footage)}, found)
         _remember(place, known)
     stored = known["scores"]
     scores.values.update({key: value for key, value in stored["values"].items() if key in here})
+    scores.reasons.update({key: reason for key, reason in stored["lasting"].items() if key in here})
     for name in [name for way in ways if way.keys & here for name in way.series]:
         scores.series.update({name: stored["series"][name]} if name in stored["series"] else {})
     return dict(known["facts"])
@@ -147,9 +173,9 @@ def _facts(footage: Footage) -> dict[str, Any]:
 
 
 def _joined(known: dict[str, Any], found: Scores) -> dict[str, Any]:
-    before = known.get("scores", {"values": {}, "series": {}})
-    now = asdict(found)
-    return {"facts": known["facts"], "scores": {kind: before[kind] | now[kind] for kind in ("values", "series")}}
+    kinds = ("values", "series", "lasting")
+    before, now = known.get("scores", {kind: {} for kind in kinds}), asdict(found)
+    return {"facts": known["facts"], "scores": {kind: before[kind] | now[kind] for kind in kinds}}
 
 
 def scores_folder() -> Path:
@@ -185,11 +211,13 @@ def choose_measures(text: str) -> list[Measure]:
     Raises:
         RequestError: a key that there is not, or none.
     """
-    parts = [part.strip() for part in text.split(",") if part.strip()]
+    parts = [part.strip().lower() for part in text.split(",") if part.strip()]
     if unknown := [part for part in parts if part not in MEASURES and part not in SETS]:
-        raise RequestError(f"There is no measure {unknown[0]!r}; there are: {', '.join([*SETS, *MEASURES])}.")
+        near = get_close_matches(unknown[0], [*SETS, *MEASURES], n=3, cutoff=0.4)
+        perhaps = f"; perhaps {' or '.join(near)}" if near else ""
+        raise RequestError(f"There is no measure {unknown[0]!r}{perhaps}; there are: {', '.join([*SETS, *MEASURES])}.")
     if not parts:
         raise RequestError(f"No measure is named; there are: {', '.join([*SETS, *MEASURES])}.")
     named = [entry for part in parts for entry in SETS.get(part) or (MEASURES[part],)]
-    beside = [MEASURES[entry.beside] for entry in named if entry.beside]
+    beside = [MEASURES[key] for entry in named for key in entry.beside]
     return list(dict.fromkeys([*named, *beside]))

@@ -8,25 +8,27 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from consisti2v_cli.errors import ConsistI2VError
-from consisti2v_cli.weights.devices import usable_cores
+from consisti2v_cli.state import prune
 
 from .clips import Clip
 from .extractors import Features, Frames, Networks
 from .measures import Measure
 from .metrics import ADVISED, FEWEST, frechet_distance, inception_score
-from .run import VERSION, said, scores_folder, store
+from .run import VERSION, said, scores_folder, side_by_side, store
 
 FRAMES = 16  # of a clip, that are looked at
 SPLITS = 10  # of the inception score
+REMEMBERED = 12_000  # files of features, of 128 KiB at the most
 
 FVD = Measure(
     "fvd_i3d", "FVD (I3D)", "lower", "how far the clips' motion and looks are from real clips'; 0 if alike", scale=1
@@ -68,6 +70,7 @@ class Spread:
     reason: str = ""  # why there is no value
     deviation: float | None = None  # over the parts of the inception score
     notes: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)  # clips that could not be used, and why
 
 
 def excerpt_of(clip: Clip) -> Excerpt:
@@ -98,57 +101,53 @@ def spread(
     wanted = [clips] if measure is IS else [clips, real]
     if few := [len(some) for some in wanted if len(some) < FEWEST]:
         return Spread(None, len(clips), f"{few[0]} clips, where {FEWEST} are needed at the least")
+    left_out: list[str] = []
     try:
-        network, identity = networks(NETWORKS[measure.key]), networks.identity(NETWORKS[measure.key])
-    except ConsistI2VError as error:
-        return Spread(None, len(clips), str(error))
-    notes: list[str] = []
-    features = partial(_features, network=network, identity=[measure.key, identity], notes=notes, on_clip=on_clip)
-    return _FUNCTIONS[measure.key]([features(some, device=networks.device) for some in wanted], notes)
+        with networks:
+            network, identity = networks(NETWORKS[measure.key]), networks.identity(NETWORKS[measure.key])
+            known = [VERSION, measure.key, identity, networks.device]
+            look = partial(_features, network=network, known=known, left_out=left_out, on_clip=on_clip)
+            value, deviation, *counts = _FUNCTIONS[measure.key](*map(look, wanted))
+    except (ConsistI2VError, BrokenNetworkError) as error:
+        return Spread(None, len(clips), str(error), left_out=left_out)
+    finally:
+        prune(_folder(), REMEMBERED)
+    if min(counts) < FEWEST:
+        reason = f"{min(counts)} clips that can be used, where {FEWEST} are needed"
+        return Spread(None, counts[0], reason, left_out=left_out)
+    advice = f"of {' and '.join(map(str, counts))} clips: with fewer than {ADVISED} not to be compared with the paper's"
+    notes = [advice] if min(counts) < ADVISED else []
+    return Spread(value, counts[0], deviation=deviation, notes=notes, left_out=left_out)
 
 
-def _fvd(features: Sequence[Iterator[Features]], notes: list[str]) -> Spread:
+class BrokenNetworkError(Exception):
+    """A network gives what no network in order does."""
+
+
+def _fvd(*features: Iterator[Features]) -> tuple[float | None, None, int, int]:
     ours, real = map(_stacked, features)
-    if short := _too_few(len(ours), len(real)):
-        return Spread(None, len(ours), short, notes=notes)
-    return Spread(frechet_distance(ours, real), len(ours), notes=[*notes, *_advice(len(ours))])
+    counts = len(ours), len(real)
+    return (max(0.0, frechet_distance(ours, real)) if min(counts) > 1 else None), None, *counts
 
 
-def _fid(features: Sequence[Iterator[Features]], notes: list[str]) -> Spread:
-    ours, real = (Moments.of(rows) for rows in features)
-    if short := _too_few(ours.clips, real.clips):
-        return Spread(None, ours.clips, short, notes=notes)
-    return Spread(ours.distance(real), ours.clips, notes=[*notes, *_advice(ours.clips)])
+def _fid(*features: Iterator[Features]) -> tuple[float | None, None, int, int]:
+    ours, real = map(Moments.of, features)
+    counts = ours.clips, real.clips
+    return (max(0.0, ours.distance(real)) if min(counts) > 1 else None), None, *counts
 
 
-def _is(features: Sequence[Iterator[Features]], notes: list[str]) -> Spread:
-    rows = _stacked(features[0])
-    if short := _too_few(len(rows)):
-        return Spread(None, len(rows), short, notes=notes)
-    value, deviation = inception_score(rows, splits=SPLITS)
-    return Spread(value, len(rows), deviation=deviation, notes=[*notes, *_advice(len(rows))])
+def _is(features: Iterator[Features]) -> tuple[float | None, float | None, int]:
+    rows = _stacked(features)
+    value, deviation = inception_score(rows, splits=SPLITS) if len(rows) >= SPLITS else (None, None)
+    return value, deviation, len(rows)
 
 
-_FUNCTIONS: dict[str, Callable[[Sequence[Iterator[Features]], list[str]], Spread]] = {
-    FVD.key: _fvd,
-    FID.key: _fid,
-    IS.key: _is,
-}
+_FUNCTIONS: dict[str, Callable[..., tuple[Any, ...]]] = {FVD.key: _fvd, FID.key: _fid, IS.key: _is}
 
 
 def _stacked(parts: Iterator[Features]) -> Features:
     rows = list(parts)
     return np.concatenate(rows) if rows else np.empty((0, 0), np.float32)
-
-
-def _too_few(*counts: int) -> str:
-    return f"{min(counts)} clips that can be used, where {FEWEST} are needed" if min(counts) < FEWEST else ""
-
-
-def _advice(count: int) -> list[str]:
-    if count >= ADVISED:
-        return []
-    return [f"of {count} clips: with fewer than {ADVISED} it is not to be compared with the paper's"]
 
 
 @dataclass
@@ -200,36 +199,37 @@ def _features(
     excerpts: Sequence[Excerpt],
     *,
     network: Callable[[Frames], Features],
-    identity: list[str],
-    device: str,
-    notes: list[str],
+    known: list[Any],
+    left_out: list[str],
     on_clip: Callable[[], None],
 ) -> Iterator[Features]:
-    """Of each clip `rows c`; what cannot be used becomes a note."""
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        try:
-            for excerpt, found in zip(
-                excerpts, pool.map(lambda one: _one(one, network, [*identity, device]), excerpts), strict=True
-            ):
-                on_clip()
-                if isinstance(found, str):
-                    notes.append(f"left out: {excerpt.name}: {found}")
-                else:
-                    yield found
-        finally:
-            pool.shutdown(cancel_futures=True)
+    """Of each clip `rows c`; what cannot be used is left out, and said. BrokenNetworkError: no clip's fault."""
+    every = side_by_side(partial(_one, network=network, known=known), excerpts)
+    for excerpt, found in zip(excerpts, every, strict=True):
+        on_clip()
+        if isinstance(found, str):
+            left_out.append(f"{excerpt.name}: {found}")
+        else:
+            yield found
 
 
-def _one(excerpt: Excerpt, network: Callable[[Frames], Features], identity: list[str]) -> Features | str:
+def _one(excerpt: Excerpt, *, network: Callable[[Frames], Features], known: list[Any]) -> Features | str:
     try:
-        told = json.dumps([VERSION, excerpt.sha256(), excerpt.start, *identity])
-        place = scores_folder() / f"{hashlib.sha256(told.encode()).hexdigest()}.npy"
-        with suppress(OSError, ValueError):
-            return np.asarray(np.load(place, allow_pickle=False), np.float32)
+        told = json.dumps([*known, excerpt.sha256(), excerpt.start])
+        place = _folder() / f"{hashlib.sha256(told.encode()).hexdigest()}.npy"
+        with suppress(Exception):  # whatever a damaged file makes of it
+            if (kept := np.load(place, allow_pickle=False)).ndim == 2:
+                return np.asarray(kept, np.float32)
         found = network(excerpt.read())
     except Exception as error:  # whatever it is, the other clips do not suffer from it
         return said(error)
     if not np.isfinite(found).all():
-        return "features are not finite"
+        raise BrokenNetworkError(f"features of {excerpt.name} are not finite")
+    if not found.any(axis=-1).all():
+        raise BrokenNetworkError(f"a feature of {excerpt.name} is zero")
     store(place, lambda file: np.save(file, found))
     return found
+
+
+def _folder() -> Path:
+    return scores_folder() / "features"

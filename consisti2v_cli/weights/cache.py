@@ -33,6 +33,7 @@ _REVISION = re.compile(r"[A-Za-z0-9][\w.+-]*(/[A-Za-z0-9][\w.+-]*)*")
 _FORGOTTEN = ".forgotten"
 _CLASS = "VideoLDMUNet3DConditionModel"  # what the released model's network calls itself
 _CHUNK = 1 << 22
+ELLIPSIS = "..."
 
 
 def hub_cache() -> Path:
@@ -151,8 +152,24 @@ def hash_holds(path: Path, hash: str, on_bytes: OnBytes) -> bool:
 
 
 def is_known(entry: Path, sha256: str, on_bytes: OnBytes = lambda count: None) -> bool:
-    """Whether a file is the one that is known; what the hub gave under that hash was compared when it came."""
-    return hub_hash(entry) == sha256 or hash_holds(entry, sha256, on_bytes)
+    """Whether a file is the one that is known; what the hub gave under that hash was compared when it came.
+
+    Args:
+        sha256: as in `same_hash`.
+    """
+    given = hub_hash(entry)
+    if ELLIPSIS not in sha256:
+        return given == sha256 or hash_holds(entry, sha256, on_bytes)
+    if given:
+        return same_hash(given, sha256) and hash_holds(entry, given, on_bytes)
+    with entry.open("rb") as file:
+        return same_hash(hashlib.file_digest(file, "sha256").hexdigest(), sha256)
+
+
+def same_hash(found: str, known: str) -> bool:
+    """Whether a file's sha256 is a known one, of which the middle may be left out: `07d32e92...0ee8f`."""
+    begins, middle, ends = known.partition(ELLIPSIS)
+    return found == known if not middle else len(found) == 64 and found.startswith(begins) and found.endswith(ends)
 
 
 def is_damaged(entry: Path, on_bytes: OnBytes) -> bool | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from consisti2v_cli.errors import WeightsError
 
-from .cache import hash_holds, hub_hash
+from .cache import ELLIPSIS, hash_holds, hub_hash, is_known
 from .folder import (
     HALVES,
     SETTINGS_FILE,
@@ -119,7 +119,7 @@ def _check_file(entry: Path, folder: Path, count: OnBytes, known: str = "") -> C
     name = entry.relative_to(folder).as_posix()
     try:
         if known:
-            right = hash_holds(entry, known, count)
+            right = is_known(entry, known, count) if ELLIPSIS in known else hash_holds(entry, known, count)
             return CheckedFile(name, KNOWN_HASH, None if right else "it is not the file that is known")
         if hash := hub_hash(entry):
             right = hash_holds(entry, hash, count)

@@ -25,7 +25,7 @@ def test_a_folder_is_judged_and_remembered(call, clips, tmp_path):
     assert shown.returncode == 0, shown.stderr
     lines = shown.stdout.splitlines()
     assert lines[0] == "clips"
-    assert [line.split()[0] for line in lines[4:-3]] == sorted(KINDS)
+    assert [line.split()[0] for line in lines[5:-3]] == sorted(KINDS)
     assert lines[-3].startswith("mean of 6")
     assert lines[-2] == "128x128; 14 to 16 frames at 25 a second"
     assert lines[-1] == "scores.json"
@@ -64,7 +64,7 @@ def test_two_folders_are_compared(call, tmp_path):
     assert "2 pairs: before, after" in shown.stdout
     row = next(line for line in shown.stdout.splitlines() if line.startswith("flickering"))
     assert row.split()[-3:] == ["1", "1", "0"]
-    assert "Without a partner: c.mp4" in shown.stderr
+    assert "Without a partner: after/c.mp4" in shown.stderr
 
 
 def test_scripts_can_ask_for_a_least_value(call, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -106,13 +107,14 @@ def clips(tmp_path: Path) -> Path:
     return folder
 
 
-def by_name(folder: Path, wanted: str, **more: Any) -> dict[str, Judged]:
-    return {clip.name: clip for clip in judge(find_clips(folder), choose_measures(wanted), **more)}
+def by_name(folder: Path, wanted: str, weights: Path | None = None, **more: Any) -> dict[str, Judged]:
+    measures = choose_measures(wanted)
+    return {clip.name: clip for clip in judge(find_clips(folder), measures, networks=Networks(weights=weights), **more)}
 
 
 def test_what_needs_weights_says_which_command_fetches_them(clips: Path) -> None:
     found = by_name(clips, "paper")["still.mp4"].scores
-    assert found.values.keys() == {"flickering"}
+    assert found.values.keys() == {"flickering", "dynamic_dis"}
     assert found.reasons.keys() == {measure.key for measure in PAPER} - {"flickering"}
     assert "consisti2v fetch-weights dino-b16" in found.reasons["subject_dino"]
     assert "consisti2v fetch-weights raft-things" in found.reasons["dynamic_raft"]
@@ -134,8 +136,19 @@ def test_a_still_clip_has_all_consistency_and_words_are_compared(clips: Path, we
 
 
 def test_consistency_never_comes_without_motion() -> None:
-    assert [measure.key for measure in choose_measures("subject_dino")] == ["subject_dino", "dynamic_raft"]
+    assert [measure.key for measure in choose_measures("subject_dino")] == [
+        "subject_dino",
+        "dynamic_raft",
+        "dynamic_dis",
+    ]
     assert "dynamic_dis" in {measure.key for measure in choose_measures("consistency_efficientnet")}
+
+
+def test_consistency_is_withheld_where_no_motion_was_measured(clips: Path, weights: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("consisti2v_cli.evaluation.quick.dis_flow", lambda *_: 1 / 0)
+    found = by_name(clips, "subject_dino", weights=weights)["pan.mp4"].scores
+    assert "subject_dino" not in found.values
+    assert found.reasons["subject_dino"] == "not shown without dynamic degree (RAFT) or dynamic (DIS flow)"
 
 
 def test_dino_reads_frames_as_the_library_does(clips: Path, weights: Path) -> None:
@@ -230,7 +243,11 @@ def spread_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
         return frames.reshape(len(frames), -1, 3).mean(axis=1).astype(np.float32)
 
     monkeypatch.setattr(judges, "find_judge", None)
-    monkeypatch.setattr(extractors, "find_judge", lambda key, folder=None: type("Files", (), {"identity": key})())
+    monkeypatch.setattr(
+        extractors,
+        "find_judge",
+        lambda key, folder=None: type("Files", (), {"identity": key, "revision": None, "sha256": {}})(),
+    )
     for key in sets.NETWORKS.values():
         monkeypatch.setitem(extractors._BUILDERS, key, lambda *_: lambda frames: colours(frames[:1]))
 
@@ -262,6 +279,42 @@ def test_frechet_distances_of_folders(spread_out: Callable[..., Any], monkeypatc
         assert "fewer than 2048" in again.notes[0]
 
 
+@pytest.mark.parametrize(("level", "said"), [(np.nan, "are not finite"), (0.0, "is zero")])
+@pytest.mark.parametrize("measure", [FVD, FID, IS])
+def test_a_broken_network_fails_its_measure(spread_out, monkeypatch: pytest.MonkeyPatch, measure, level, said) -> None:
+    ours, _ = spread_out("ours", 1)
+    for key in sets.NETWORKS.values():
+        monkeypatch.setitem(extractors._BUILDERS, key, lambda *_: lambda frames: np.full((1, 7), level, np.float32))
+    with Networks() as networks:
+        found = spread(measure, ours, ours, networks)
+    assert found.value is None
+    assert found.reason.endswith(said)
+
+
+def test_a_damaged_memory_of_features_is_measured_again(spread_out: Callable[..., Any]) -> None:
+    ours, _ = spread_out("ours", 1)
+    with Networks() as networks:
+        before = spread(FID, ours, ours, networks)
+        for path in (run.scores_folder() / "features").glob("*.npy"):
+            path.write_bytes(b"")
+        assert spread(FID, ours, ours, networks) == before
+
+
+def test_the_file_that_was_checked_is_the_one_that_is_used(weights: Path, tmp_path: Path) -> None:
+    """A stray file of weights beside it changes nothing."""
+    from safetensors.torch import load_file, save_file
+
+    place = tmp_path / "mixed" / "clip-b32"
+    shutil.copytree(weights / "clip-b32", place)
+    tensors = load_file(place / "model.safetensors")
+    torch.save(tensors, place / "pytorch_model.bin")
+    save_file({name: torch.zeros_like(tensor) for name, tensor in tensors.items()}, place / "model.safetensors")
+    own = replace(judges.JUDGES["clip-b32"], files=("pytorch_model.bin", "config.json", "vocab.json", "merges.txt"))
+    with pytest.MonkeyPatch.context() as patch, Networks(weights=tmp_path / "mixed") as networks:
+        patch.setitem(judges.JUDGES, "clip-b32", replace(own, sha256=("",) * 4))
+        assert np.abs(networks("clip-b32")(KINDS["pan"]()[:1])).max() > 0
+
+
 def test_a_clip_that_cannot_be_used_is_left_out_and_said(spread_out: Callable[..., Any]) -> None:
     ours, _ = spread_out("ours", 1)
 
@@ -272,7 +325,7 @@ def test_a_clip_that_cannot_be_used_is_left_out_and_said(spread_out: Callable[..
     with Networks() as networks:
         found = spread(FID, [*ours[:3], broken, *ours[4:]], ours, networks)
     assert found.n == 19
-    assert found.notes[0] == "left out: 03.mp4: 9 frames, where 16 are needed"
+    assert found.left_out == ["03.mp4: 9 frames, where 16 are needed"]
 
 
 def test_inception_score_of_a_folder(spread_out: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,7 +172,9 @@ def test_folders_are_paired_by_what_clips_were_made_from() -> None:
     ]
     pairs, alone = report.pairs_of(first, second)
     assert [(one.name, other.name) for one, other in pairs] == [("a.mp4", "z.gif"), ("b.mp4", "b.webm")]
-    assert alone == ["c.mp4", "d.mp4"]
+    assert alone == (["c.mp4"], ["d.mp4"])
+    (pair,), alone = report.pairs_of(first[:1], second[1:2])
+    assert (pair, alone) == ((first[0], second[1]), ([], []))
     found = report.difference(pairs, quick.FLICKERING)
     assert found is not None
     assert (found.first, found.second, found.mean) == (0.5, 0.5, 0)
@@ -188,9 +190,9 @@ def test_fewer_is_better_where_it_is() -> None:
     assert found is not None
     assert (found.wins, found.losses) == (1, 0)
     mean = report.summary([pairs[0][1]], quick.COLOUR)
-    assert not report.falls_short(mean, quick.COLOUR, 5)
-    assert report.falls_short(mean, quick.COLOUR, 3)
-    assert report.falls_short(report.summary([made("a", 0.5)], quick.FLICKERING), quick.FLICKERING, 51)
+    assert not report.falls_short(mean.mean, quick.COLOUR, 5)
+    assert report.falls_short(mean.mean, quick.COLOUR, 3)
+    assert report.falls_short(0.5, quick.FLICKERING, 51)
     assert report.falls_short(None, quick.FLICKERING, 0)
 
 

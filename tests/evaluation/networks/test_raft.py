@@ -204,3 +204,13 @@ def test_a_batch_is_as_its_pairs_one_by_one(raft: RAFT) -> None:
 def test_sizes_that_do_not_fit_are_refused(raft: RAFT, size: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="multiples of 8, and 64 or more"):
         raft(frames(1, *size), frames(1, *size))
+
+
+@pytest.mark.parametrize(("right", "down"), [(0, 0), (3, 0), (-2, 4), (4, -4)])
+def test_a_known_shift_has_the_highest_correlation(right: int, down: int) -> None:
+    """A map that is another one, moved: of the neighbours that are looked up, the one it moved to resembles it most."""
+    maps = torch.randn(1, 64, 24, 24, generator=torch.Generator().manual_seed(0))
+    moved = maps.roll((down, right), dims=(2, 3))
+    found = look_up(correlation_pyramid(maps, moved), places(maps))[:, :81]  # of the finest level
+    inside = found[0, :, 6:-6, 6:-6].argmax(dim=0)
+    assert (inside == (right + 4) * 9 + down + 4).all()
