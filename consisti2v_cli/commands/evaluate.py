@@ -145,6 +145,10 @@ def evaluate(folders: Sequence[str], quiet: bool, verbose: int, **options: Any) 
 
     With FOLDER2 clips are paired by picture, prompt and seed, else by name, and the differences shown. What was
     measured once is remembered, so that a run that was killed goes on.
+
+    quick: flickering, smoothness_dis, dynamic_dis, motion_dis, consistency_efficientnet, first_frame_psnr,
+    first_frame_ssim, colour_drift, sharpness, loop_seam. paper: flickering, dynamic_raft, motion_raft, background_clip,
+    subject_dino, object_owlv2, scene_blip, overall_viclip, i2v_subject_dino, i2v_last_dino, clipsim.
     """
     from consisti2v_cli.commands.console import Console
 

@@ -11,6 +11,7 @@ import pytest
 from known_clips import KINDS, flicker, pan, write_all
 from PIL import Image
 
+from consisti2v_cli.evaluation.run import MEASURES
 from consisti2v_cli.media.video import write_video
 
 
@@ -51,6 +52,11 @@ def test_the_papers_row_stands_beside_clips_of_its_shape_alone(call, tmp_path):
     assert shown[-1] == "256x256; 16 frames at 8 a second"
     assert "paper" not in call("evaluate", "faster", "--metrics", "flickering,motion_dis").stdout
     assert "paper" not in call("evaluate", "alike", "--metrics", "sharpness").stdout
+
+
+def test_the_help_names_every_measure(call):
+    told = " ".join(call("evaluate", "--help").stdout.split()).replace("- ", "-")
+    assert all(f" {key}" in told for key in MEASURES)
 
 
 def test_two_folders_are_compared(call, tmp_path):
