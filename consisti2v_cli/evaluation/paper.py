@@ -10,7 +10,7 @@ import numpy as np
 from . import metrics
 from .extractors import Clip, Frames
 from .measures import Measure, Scores, Subject, Way
-from .quick import DYNAMIC, FLICKERING
+from .quick import DYNAMIC, FLICKERING, note_consistency, note_motion
 
 MIDDLE = 16  # frames that are looked at for objects and scenes
 
@@ -92,24 +92,15 @@ PAPER = (  # in the order of Table 2, and more
 def _motion(subject: Subject, scores: Scores) -> None:
     footage = subject.footage.every(metrics.frame_step(subject.footage.fps))
     flows = subject.network("raft-things")(footage.frames)
-    found = [metrics.motion_score(flow) for flow in flows]
-    if not found:
-        raise ValueError("one frame, where two are needed")
-    scores.series["motion_raft"] = found
-    scores.values[MOTION_RAFT.key] = float(np.median(found))
-    scores.values[DYNAMIC_RAFT.key] = metrics.is_dynamic(found, len(footage.frames), *footage.size)
+    note_motion(scores, footage, flows, (MOTION_RAFT, DYNAMIC_RAFT), "motion_raft")
 
 
 def _subject(subject: Subject, scores: Scores) -> None:
-    series = metrics.consistency_series(subject.network("dino-b16")(subject.footage.frames))
-    scores.series["subject"] = series.tolist()
-    scores.values[SUBJECT.key] = float(series.mean())
+    note_consistency(subject, scores, SUBJECT, "dino-b16", "subject")
 
 
 def _background(subject: Subject, scores: Scores) -> None:
-    series = metrics.consistency_series(subject.network("clip-b32")(subject.footage.frames))
-    scores.series["background"] = series.tolist()
-    scores.values[BACKGROUND.key] = float(series.mean())
+    note_consistency(subject, scores, BACKGROUND, "clip-b32", "background")
 
 
 def _photo(subject: Subject, scores: Scores) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import pairwise
+
 import numpy as np
+from numpy.typing import NDArray
 
 from . import metrics
+from .clips import Footage
 from .flow import dis_flow, interpolate
 from .measures import Measure, Scores, Subject, Way
 
@@ -87,19 +92,36 @@ def _smoothness(subject: Subject, scores: Scores) -> None:
 
 def _motion(subject: Subject, scores: Scores) -> None:
     footage = subject.footage.every(metrics.frame_step(subject.footage.fps))
-    pairs = zip(footage.frames, footage.frames[1:], strict=False)
-    found = [metrics.motion_score(dis_flow(*pair)) for pair in pairs]
+    flows = (dis_flow(*pair) for pair in pairwise(footage.frames))
+    note_motion(scores, footage, flows, (MOTION, DYNAMIC), "motion")
+
+
+def note_motion(
+    scores: Scores,
+    footage: Footage,
+    flows: Iterable[NDArray[np.floating]],
+    measures: tuple[Measure, Measure],
+    series: str,
+) -> None:
+    """How far flows `h w 2` between the frames of a clip go, and whether that is enough. ValueError: there are none."""
+    found = [metrics.motion_score(flow) for flow in flows]
     if not found:
         raise ValueError("one frame, where two are needed")
-    scores.series["motion"] = found
-    scores.values[MOTION.key] = float(np.median(found))
-    scores.values[DYNAMIC.key] = metrics.is_dynamic(found, len(footage.frames), *footage.size)
+    motion, dynamic = measures
+    scores.series[series] = found
+    scores.values[motion.key] = float(np.median(found))
+    scores.values[dynamic.key] = metrics.is_dynamic(found, len(footage.frames), *footage.size)
 
 
 def _consistency(subject: Subject, scores: Scores) -> None:
-    series = metrics.consistency_series(subject.network("efficientnet")(subject.footage.frames))
-    scores.series["consistency"] = series.tolist()
-    scores.values[CONSISTENCY.key] = float(series.mean())
+    note_consistency(subject, scores, CONSISTENCY, "efficientnet", "consistency")
+
+
+def note_consistency(subject: Subject, scores: Scores, measure: Measure, network: str, series: str) -> None:
+    """How much frames resemble their neighbour and the first one, by a network's features."""
+    found = metrics.consistency_series(subject.network(network)(subject.footage.frames))
+    scores.series[series] = found.tolist()
+    scores.values[measure.key] = float(found.mean())
 
 
 def _first_frame(subject: Subject, scores: Scores) -> None:
