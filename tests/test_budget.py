@@ -28,6 +28,7 @@ from consisti2v_cli.weights import ModelFolder
 RELEASED = Path(__file__).parent / "fixtures" / "reference" / "released_unet_config.json"
 PHOTO = (4000, 3000)
 GB = 10**9
+OTHER_PLANS = (*PLANS[1:-1], MemoryPlan(tiled=True))
 APART, SMALLEST = PLANS[1], PLANS[-1]
 
 
@@ -111,7 +112,11 @@ def test_half_precision_at_256_stays_below_4_gb_and_gets_below_2(unet, vae, text
 
 
 @pytest.mark.parametrize("size", [256, pytest.param(512, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("plan", [*PLANS, MemoryPlan(tiled=True)], ids=str)
+@pytest.mark.parametrize(
+    "plan",
+    [ALL_AT_ONCE, SMALLEST, *(pytest.param(plan, marks=pytest.mark.slow) for plan in OTHER_PLANS)],
+    ids=str,
+)
 def test_estimates_hold_what_is_counted(unet, vae, size, plan):
     branches = 1 if plan.branches_apart else 2
     one = branches * 16 * (size // 8) ** 2 * 320 * 2

@@ -99,6 +99,7 @@ def test_the_released_model_is_chosen_where_it_is(run, cached):
     assert any("GPU" in warning for warning in told["warnings"]) == (told["choice"]["device"] == "cpu")
 
 
+@pytest.mark.slow
 def test_damaged_and_incomplete_models_are_broken(run, cached):
     whole, half = cached("someone/damaged"), cached("someone/incomplete")
     weights = next((whole / "unet").glob("*.safetensors"))
@@ -137,6 +138,7 @@ def test_damaged_configurations_are_broken_and_the_rest_is_told(call, cached, mo
     assert [model["model"] for model in told["models"]] == ["sketch", "consisti2v"]
 
 
+@pytest.mark.slow
 def test_what_else_is_broken(run, config):
     """Each is named, and the rest is still told."""
     config("[animate]\nstepz = 30\n")

@@ -116,6 +116,7 @@ def test_killed_at_any_moment_a_run_goes_on(start: Start, photos, tiny_model, tm
         assert frames.shape == (3, 32, 32, 3)
 
 
+@pytest.mark.slow
 def test_without_a_seed_a_killed_run_keeps_the_first_one(start: Start, photos, tiny_model, tmp_path):
     """And each clip is what the run would have made with that seed from the beginning."""
     command = ["animate", photos, "waves", "--model", tiny_model, *OPTIONS]
@@ -130,6 +131,7 @@ def test_without_a_seed_a_killed_run_keeps_the_first_one(start: Start, photos, t
     assert files(tmp_path / "out") == files(tmp_path / "again")
 
 
+@pytest.mark.slow
 def test_killed_without_metadata_what_was_finished_is_known(start: Start, photos, tiny_model, tmp_path):
     command = ["animate", photos, "waves", "--model", tiny_model, *OPTIONS, "--no-metadata", "--seed", 3]
     whole, _ = start(*command, "-o", "alone/")

@@ -216,6 +216,7 @@ def check(done, kinds: dict[Path, str]) -> None:
     assert len(errors) == len(kinds) - len(told)
 
 
+@pytest.mark.slow
 def test_three_hundred_strange_inputs(measured, strange, tiny_model):
     folder = next(iter(strange)).parent
     assert len(strange) == COUNT
@@ -260,6 +261,7 @@ def large(tmp_path_factory) -> list[Path]:
     return sorted(folder.iterdir())
 
 
+@pytest.mark.slow
 def test_large_photos_take_no_more_memory_than_they_may(measured, large, tiny_model):
     options = ["--model", tiny_model, "--frames", "2", "--steps", "1", "--json", "-f", "gif"]
     done, memory = measured("animate", *large, "waves", *options)

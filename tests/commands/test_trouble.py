@@ -227,6 +227,7 @@ def test_without_standard_error_a_clip_is_made(run, photos, tiny_model, tmp_path
     assert (tmp_path / "clip.mp4").is_file()
 
 
+@pytest.mark.slow
 def test_where_interrupts_are_ignored_they_stay_so(run, photos, tiny_model):
     """As a background job of a shell: Ctrl-C is meant for what runs in front."""
     script = (

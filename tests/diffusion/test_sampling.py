@@ -322,8 +322,9 @@ def test_branches_that_a_step_takes(options: dict[str, Any], shares: bool, calls
     assert denoiser.calls == calls
 
 
-@pytest.mark.parametrize("options", [{}, {"image_guidance": 2.0, "guidance_rescale": 0.5}])
-@pytest.mark.parametrize("sampler", ["ddim", "dpm++"])
+@pytest.mark.parametrize(
+    ("sampler", "options"), [("ddim", {"image_guidance": 2.0, "guidance_rescale": 0.5}), ("dpm++", {})]
+)
 def test_no_step_waits_for_the_device(sampler: str, options: dict[str, Any]) -> None:
     """On the meta device numbers cannot be read, nor brought there in the loop unseen."""
     moved: list[str] = []

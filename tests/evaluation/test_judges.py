@@ -101,7 +101,7 @@ def test_the_registry_is_sound():
     assert {key: judge.key for key, judge in JUDGES.items()} == {key: key for key in JUDGES}
     for judge in JUDGES.values():
         assert len(judge.files) == len(judge.sha256) == len(set(judge.files))
-        assert all(len(known) in (0, 64) for known in judge.sha256)
+        assert all(len(known) in (0, 64) or "..." in known for known in judge.sha256)
         assert judge.files[0].endswith((".safetensors", ".bin", ".pth", ".pt", ".npz"))
         assert bool(judge.repo) == bool(judge.revision) != bool(judge.release)
         assert judge.licence in judge.told
@@ -154,6 +154,20 @@ def test_a_judge_is_fetched_and_found_without_a_network(hub, run, made_up, here,
     assert found == JudgeFiles(KEY, place, {n: place / n for n in judge.files}, COMMIT, judge.hashes)
     assert found.weights == place / WEIGHTS
     assert read_tensors(found.weights)["module.weight"].tolist()[:3] == [0, 1, 2]
+
+
+def test_a_file_of_which_the_ends_of_the_hash_are_known(hub, run, made_up, here, place):
+    whole = sha256(hub.files / WEIGHTS)
+    judge = made_up(sha256=(f"{whole[:8]}...{whole[-5:]}", ""))
+    assert run(judge, KEY).returncode == 0
+    here(judge)
+    assert find_judge(KEY).sha256[WEIGHTS] == whole
+    assert run(judge, "--check", KEY).returncode == 0
+    other = made_up(sha256=(f"{whole[:8]}...00000", ""))
+    refused = run(other, KEY)
+    assert refused.returncode == 3
+    assert "is not the file that is known" in refused.stderr
+    assert not (place / WEIGHTS).exists()
 
 
 def test_a_branch_is_followed(run, made_up, here, place):

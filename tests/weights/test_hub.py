@@ -149,6 +149,7 @@ def test_a_new_revision_fetches_what_is_new(hub, client, look):
     assert look("0123456789abcdef0123456789abcdef01234567").path == first
 
 
+@pytest.mark.slow
 def test_parts_that_are_only_bin_are_converted_once(hub, client, model_copy):
     part = model_copy / "text_encoder"
     tensors = load_file(part / "model.safetensors")
