@@ -71,7 +71,7 @@ def file_option(*names: str, help: str, metavar: str = "FILE") -> Decorator:
     "--metrics",
     metavar="LIST",
     default=None,
-    default_text="quick; with --protocol: the paper's, and stand-ins",
+    default_text="quick; with --protocol: those of the paper's table",
     help="quick, paper, or some of their measures, joined by commas.",
 )
 @file_option("--reference", metavar="DIR", help="Real clips: adds FVD and FID beside them, and IS.")
@@ -119,7 +119,7 @@ def file_option(*names: str, help: str, metavar: str = "FILE") -> Decorator:
     "--ablate",
     is_flag=True,
     default_text="off",
-    help="With --protocol: also without FrameInit, the window, and spatial conditioning; prints the paper's Table 3.",
+    help="With --protocol: also without FrameInit, the window, and spatial conditioning: the ablations of Table 3.",
 )
 @option(
     "--steps",
@@ -131,7 +131,13 @@ def file_option(*names: str, help: str, metavar: str = "FILE") -> Decorator:
 )
 @model_options
 @option("--device", metavar="NAME", default="auto", help="Of the networks: auto, cuda, mps, cpu.")
-@option("-y", "--overwrite", is_flag=True, default_text="off", help="Overwrite existing files.")
+@option(
+    "-y",
+    "--overwrite",
+    is_flag=True,
+    default_text="off",
+    help="Overwrite existing files; with --protocol also clips made otherwise.",
+)
 @config_options
 @talk_options
 def evaluate(folders: Sequence[str], quiet: bool, verbose: int, **options: Any) -> int:
@@ -153,6 +159,8 @@ def evaluate(folders: Sequence[str], quiet: bool, verbose: int, **options: Any) 
     from consisti2v_cli.commands.console import Console
 
     console = Console(quiet=quiet, verbosity=verbose)
+    if not all(folders):
+        raise RequestError("FOLDER is empty; . is the folder here.")
     mode = _mode(options)
     if mode == "ratings":
         from consisti2v_cli.commands.rating import count_ratings
@@ -178,6 +186,8 @@ def _mode(options: Mapping[str, Any]) -> str | None:
         if (name := parameter.name or "") in options
         and context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
     }
+    if empty := [flag for name, flag in typed.items() if options[name] == ""]:
+        raise RequestError(f"{empty[0]} is empty.")
     mode = next((mode for mode in MODES if options[mode]), None)
     allowed = MODES[mode] if mode else options.keys() - NOT_OF_JUDGING
     if strange := [flag for name, flag in typed.items() if name not in allowed]:
@@ -215,17 +225,16 @@ def _judge(folders: Sequence[str], options: dict[str, Any], console: Console) ->
     short = [tables.too_low(judged[last], spreads.get(last, {}), *bound, console) for bound in bounds]
     bad = [clip for clips in judged.values() for clip in clips if clip.problem]
     left_out = [clip for some in spreads.values() for spread in some.values() for clip in spread.left_out]
+    found_any = any(spread.value is not None for spread in spreads.get(last, {}).values())
     if any(short) or bad or left_out:
         return 1
     beside = {key for measure in measures for key in measure.beside}
     wanted = {measure.key for measure in measures} - beside or beside
-    nothing = not any(clip.scores.values.keys() & wanted for clip in judged[last])
+    nothing = not found_any if real else not any(clip.scores.values.keys() & wanted for clip in judged[last])
     return WeightsError.exit_code if tools.networks.lacking and nothing else 0
 
 
 def _check_folders(folders: Sequence[str]) -> None:
-    if not all(folders):
-        raise RequestError("FOLDER is empty; . is the folder here.")
     if not 1 <= len(folders) <= 2:
         raise RequestError(f"{len(folders)} folders are given; possible: one, or two that are compared.")
     if len({Path(folder).resolve() for folder in folders}) < len(folders):

@@ -87,10 +87,11 @@ def measure_spread(
     folder: str, measure: Measure, ours: Sequence[Excerpt], real: Sequence[Excerpt], tools: Tools, console: Console
 ) -> Spread:
     """FVD, FID or IS, with its progress; what is missing or left out is said."""
-    from consisti2v_cli.evaluation.sets import spread
+    from consisti2v_cli.evaluation.sets import IS, spread
 
     with console.progress(printable(f"{folder}: {measure.label}")) as bar:
-        found = spread(measure, ours, real, tools.networks, Counter(bar, len(ours) + len(real)))
+        clips = len(ours) + (0 if measure is IS else len(real))
+        found = spread(measure, ours, real, tools.networks, Counter(bar, clips))
     for clip in found.left_out:
         console.error(printable(f"{measure.label} is without {clip}"))
     for note in found.notes:
@@ -149,7 +150,10 @@ def table(name: str, judged: Sequence[Judged], measures: Sequence[Measure]) -> I
 
     rows = [[_cut(clip.name), *(_shown(clip.scores.values.get(m.key), m) for m in measures)] for clip in judged]
     means = [summary(judged, measure) for measure in measures]
-    rows.append([f"mean of {sum(not clip.problem for clip in judged)}", *map(_mean, means, measures)])
+    counts = [mean.n if mean else 0 for mean in means]
+    rows.append([f"mean of {max(counts, default=0)}", *map(_mean, means, measures)])
+    if len(set(counts) - {0}) > 1:
+        rows.append(["clips that have it", *map(str, counts)])
     rows += _papers(judged, measures)
     yield printable(name)
     better = ["better", *(measure.better or NONE for measure in measures)]

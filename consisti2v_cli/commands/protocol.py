@@ -12,7 +12,8 @@ from consisti2v_cli.commands.console import interrupts_held
 from consisti2v_cli.commands.inputs import printable
 from consisti2v_cli.commands.judged import Counter, judge_folder, measure_spread, tools_of
 from consisti2v_cli.commands.written import check_file, show_result
-from consisti2v_cli.errors import RequestError
+from consisti2v_cli.errors import RequestError, WeightsError
+from consisti2v_cli.version import __version__
 
 if TYPE_CHECKING:
     from consisti2v_cli.commands.console import Console
@@ -38,6 +39,8 @@ class Value:
     value: float | None
     n: int  # clips
     reason: str = ""  # why there is no value
+    deviation: float | None = None  # of the inception score
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,11 @@ def follow(folders: Sequence[str], options: dict[str, Any], console: Console) ->
         good -= bad
     lines = _lines(evaluation, [sample for sample in samples if sample in good], values, model, options["ablate"])
     told = {
+        "consisti2v": __version__,
         "protocol": evaluation.protocol.key,
         "model": model.folder.name,
         "revision": model.folder.revision,
+        "steps": options["steps"],
         "seed": SEED,
         "samples": len(samples),
         "device": evaluation.tools.networks.device,
@@ -95,7 +100,10 @@ def follow(folders: Sequence[str], options: dict[str, Any], console: Console) ->
         "table": lines,
     }
     show_result(told, list(map(printable, lines)), options, json_file, console)
-    return 1 if len(good) < len(samples) else 0
+    if len(good) < len(samples):
+        return 1
+    measured = any(value.value is not None for found in values.values() for value in found.values())
+    return WeightsError.exit_code if evaluation.tools.networks.lacking and not measured else 0
 
 
 def _evaluation(options: Mapping[str, Any], console: Console) -> Evaluation:
@@ -106,7 +114,7 @@ def _evaluation(options: Mapping[str, Any], console: Console) -> Evaluation:
     protocol = PROTOCOLS[options["protocol"]]
     columns = COLUMNS if options["ablate"] and protocol.key == UCF101.key else protocol.columns
     stand_ins = STAND_INS + (LABELLED if options["labels"] else "") if protocol.key == I2V_BENCH.key else ""
-    chosen = options["metrics"] or stand_ins
+    chosen = stand_ins if options["metrics"] is None else options["metrics"]
     return Evaluation(protocol, columns, choose_measures(chosen) if chosen else [], tools_of(options), console)
 
 
@@ -157,24 +165,31 @@ def _measure(evaluation: Evaluation, made: Sequence[Made], place: Path) -> tuple
         mean = summary(judged, measure)
         reasons = {clip.scores.reasons.get(measure.key, "") for clip in judged} - {""}
         values[measure.key] = Value(mean.mean, mean.n) if mean else Value(None, 0, "; ".join(sorted(reasons)))
-    if FVD.key in evaluation.protocol.metrics:  # there are real clips
-        values |= _spreads(evaluation, there, clips, str(place))
     bad = {one.sample for one in made if one.problem}
+    if FVD.key in evaluation.protocol.metrics:  # there are real clips
+        spreads, left_out = _spreads(evaluation, there, clips, str(place))
+        values |= spreads
+        names = [(one.sample, {one.sample.name, clip.name}) for one, clip in zip(there, clips, strict=True)]
+        bad |= {sample for sample, known in names if known & left_out}
     bad |= {one.sample for one, found in zip(there, judged, strict=True) if found.problem}
     return values, bad
 
 
-def _spreads(evaluation: Evaluation, made: Sequence[Made], clips: Sequence[Clip], place: str) -> dict[str, Value]:
-    """FVD, FID and IS, as far as the table has them."""
+def _spreads(
+    evaluation: Evaluation, made: Sequence[Made], clips: Sequence[Clip], place: str
+) -> tuple[dict[str, Value], set[str]]:
+    """FVD, FID and IS, as far as the table has them; and which clips, made or real, could not be used."""
     from consisti2v_cli.evaluation.sets import SPREADS, excerpt_of
 
     ours, real = [excerpt_of(clip) for clip in clips], [_real(one.sample, evaluation.protocol) for one in made]
-    values = {}
+    values: dict[str, Value] = {}
+    left_out: set[str] = set()
     for measure in SPREADS:
         if measure.key in {column.key for column in evaluation.columns}:
             found = measure_spread(place, measure, ours, real, evaluation.tools, evaluation.console)
-            values[measure.key] = Value(found.value, found.n, found.reason)
-    return values
+            values[measure.key] = Value(found.value, found.n, found.reason, found.deviation, found.notes)
+            left_out |= {clip.partition(":")[0] for clip in found.left_out}
+    return values, left_out
 
 
 def _real(sample: Sample, protocol: Protocol) -> Excerpt:

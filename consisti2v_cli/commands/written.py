@@ -20,6 +20,7 @@ def check_file(file: str | None, flag: str, suffix: str) -> Path | None:
     """Where a result goes; None where none is wanted, or to standard output. RequestError where it cannot go."""
     from consisti2v_cli.commands.output import check_writable
     from consisti2v_cli.evaluation.clips import SUFFIXES
+    from consisti2v_cli.media.scratch import check_free
 
     if file is None or file == STANDARD_OUTPUT:
         return None
@@ -29,6 +30,7 @@ def check_file(file: str | None, flag: str, suffix: str) -> Path | None:
     if path.suffix.lower() in SUFFIXES:
         raise RequestError(f"{file} has the name of a film; {flag} writes text, such as scores{suffix}.")
     check_writable(path)
+    check_free(path, overwrite=True, folder=False)  # refuses what is never replaced: devices, pipes
     return path
 
 

@@ -41,7 +41,7 @@ class Networks:
         """Args: a folder that weights are looked for in before the cache."""
         self.device, self.weights = str(device), weights
         self._found: dict[str, Any] = {}
-        self.lacking: set[str] = set()  # networks whose weights were wanted, and are not here
+        self.lacking: set[str] = set()  # networks that were wanted, whose weights are not here, or not right
         self._told: dict[str, dict[str, Any]] = {}
         self._lock = RLock()
         self._threads: list[int] = []
@@ -67,6 +67,7 @@ class Networks:
                     self._found[key] = self._load(key)
                 except ConsistI2VError as error:
                     self._found[key] = error  # for the next clip too
+                    self.lacking |= {key} if isinstance(error, WeightsError) else set()
             found = self._found[key]
         if isinstance(found, ConsistI2VError):
             raise found

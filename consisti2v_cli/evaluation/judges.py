@@ -34,7 +34,7 @@ class Judge:
     repo: str | None  # on the hub; None: a person puts its files into a folder
     revision: str  # commit, or where no commit is known a branch
     files: tuple[str, ...]  # the one with the tensors first
-    sha256: tuple[str, ...]  # of each file, or its ends (`same_hash`); "" where only the hub knows it
+    sha256: tuple[str, ...]  # of each file, or its ends (`same_hash`); "" where none is known
     bytes: int  # of all files, about
     licence: str  # of the weights
     release: str = ""  # where the files are published, for a judge without a repository

@@ -54,10 +54,14 @@ class Subject:
 
     @property
     def prompt(self) -> str:
-        """What it was made with. ValueError: nothing, or it is not known."""
+        """What it was made with. LastingError: nothing, or it is not known."""
         if not self.clip.recipe or not self.clip.recipe.prompt.strip():
-            raise ValueError("no prompt")
+            raise LastingError("no prompt")
         return self.clip.recipe.prompt
+
+
+class LastingError(ValueError):
+    """What will not become otherwise, however often a clip is measured."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ def measure(subject: Subject, ways: Sequence[Way], wanted: Set[str]) -> Scores:
             reason = str(error) if known else f"{type(error).__name__}: {error}"
             reasons = dict.fromkeys(way.keys - scores.values.keys(), reason)
             scores.reasons.update(reasons)
-            if isinstance(error, ValueError):
+            if isinstance(error, LastingError):
                 scores.lasting.update(reasons)
     for key in [key for key, value in scores.values.items() if not math.isfinite(value)]:
         del scores.values[key]

@@ -9,7 +9,7 @@ import numpy as np
 
 from . import metrics
 from .extractors import Clip, Frames
-from .measures import Measure, Scores, Subject, Way
+from .measures import LastingError, Measure, Scores, Subject, Way
 from .quick import DYNAMIC, FLICKERING, note_consistency, note_motion
 
 MIDDLE = 16  # frames that are looked at for objects and scenes
@@ -147,7 +147,7 @@ def _middle(subject: Subject) -> Frames:
 def _word(subject: Subject, kind: str) -> str:
     word = subject.words.get(kind, "").strip()
     if not word:
-        raise ValueError(f"no {kind} is named for it")
+        raise LastingError(f"no {kind} is named for it")
     return word
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from . import metrics
 from .clips import Footage
 from .flow import dis_flow, interpolate
-from .measures import Measure, Scores, Subject, Way
+from .measures import LastingError, Measure, Scores, Subject, Way
 
 FLICKERING = Measure(
     "flickering", "flickering", "higher", "100 less the mean change of a pixel between frames; a still picture has 100"
@@ -103,10 +103,10 @@ def note_motion(
     measures: tuple[Measure, Measure],
     series: str,
 ) -> None:
-    """How far flows `h w 2` between the frames of a clip go, and whether that is enough. ValueError: there are none."""
+    """How far flows `h w 2` between a clip's frames go, and whether that is enough. LastingError: there are none."""
     found = [metrics.motion_score(flow) for flow in flows]
     if not found:
-        raise ValueError("one frame, where two are needed")
+        raise LastingError("one frame, where two are needed")
     motion, dynamic = measures
     scores.series[series] = found
     scores.values[motion.key] = float(np.median(found))
@@ -140,7 +140,10 @@ def _drift(subject: Subject, scores: Scores) -> None:
 
 
 def _seam(subject: Subject, scores: Scores) -> None:
-    scores.values[SEAM.key] = metrics.loop_seam(subject.footage.frames)
+    try:
+        scores.values[SEAM.key] = metrics.loop_seam(subject.footage.frames)
+    except ValueError as error:
+        raise LastingError(str(error)) from error
 
 
 QUICK_WAYS = (

@@ -17,7 +17,7 @@ from .paper import BACKGROUND, DYNAMIC_RAFT, SUBJECT
 from .quick import CONSISTENCY, DYNAMIC
 from .run import VERSION, Judged
 
-SCHEMA = 1  # of the JSON
+SCHEMA = 2  # of the JSON
 FEW = 5  # pairs, below which an interval says nothing, and is not shown
 FRAME_WEIGHTED = {  # the series whose mean over all frames VBench's totals are
     CONSISTENCY.key: "consistency",

@@ -104,12 +104,11 @@ def _judge(clip: Clip, wanted: Sequence[Measure], networks: Networks, words: Wor
         recipe = to_dict(clip.recipe) if clip.recipe else None
         for network, ways in _by_network(keys):
             facts |= _find(subject, recipe, networks, network, ways, keys, scores)
-        if not facts:
-            facts = _facts(subject.footage)
+        sha256, facts = clip.sha256, facts or _facts(subject.footage)
     except Exception as error:  # whatever it is, the other clips do not suffer from it
         return Judged(clip.name, problem=said(error))
     _withhold(wanted, scores)
-    return Judged(clip.name, clip.sha256, recipe, **facts, scores=scores)
+    return Judged(clip.name, sha256, recipe, **facts, scores=scores)
 
 
 def _withhold(wanted: Sequence[Measure], scores: Scores) -> None:

@@ -26,8 +26,9 @@ def test_a_folder_is_judged_and_remembered(call, clips, tmp_path):
     assert shown.returncode == 0, shown.stderr
     lines = shown.stdout.splitlines()
     assert lines[0] == "clips"
-    assert [line.split()[0] for line in lines[5:-3]] == sorted(KINDS)
-    assert lines[-3].startswith("mean of 6")
+    assert [line.split()[0] for line in lines[5:-4]] == sorted(KINDS)
+    assert lines[-4].startswith("mean of 6")
+    assert lines[-3].split()[-10:] == ["6", "6", "6", "6", "6", "0", "0", "6", "6", "5"]
     assert lines[-2] == "128x128; 14 to 16 frames at 25 a second"
     assert lines[-1] == "scores.json"
     assert "100.00" in next(line for line in lines if line.startswith("still"))
