@@ -110,7 +110,7 @@ def flops(size: int, *, project: bool, deep: DeepFeatures | None = None) -> floa
     return counter.get_total_flops() / 1e12
 
 
-@pytest.mark.parametrize(("size", "most"), [(256, 8.50), (512, 39.4)])
+@pytest.mark.parametrize(("size", "most"), [(256, 8.50), pytest.param(512, 39.4, marks=pytest.mark.slow)])
 def test_no_work_is_done_twice(size: int, most: float) -> None:
     """The plain way takes 10.88 and 49.01 (test_plain_network.py)."""
     assert 0.95 * most < flops(size, project=True) <= most

@@ -311,7 +311,10 @@ def test_halving_is_reported_to_its_end(model_copy):
 
 
 @pytest.mark.parametrize(("kept", "asked"), [("fp16", "fp32"), ("bf16", "fp32"), ("fp16", "bf16")])
-@pytest.mark.parametrize("environment", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}])
+@pytest.mark.parametrize(
+    "environment",
+    [{"HF_HUB_OFFLINE": "1"}, pytest.param({"HF_ENDPOINT": "http://127.0.0.1:9"}, marks=pytest.mark.slow)],
+)
 def test_without_the_hub_dropped_originals_do_not_come_back(hub, client, kept, asked, environment):
     client.fetch(dtype=kept, drop_originals=True)
     refused = client.fetch(dtype=asked, env=environment)
