@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -107,8 +108,13 @@ def _fetch(console: Console, model: str, as_json: bool, options: dict[str, Any])
     from consisti2v_cli.evaluation.judges import JUDGES, describe_judge, fetch_judge
     from consisti2v_cli.weights import fetch
     from consisti2v_cli.weights.inventory import describe
+    from consisti2v_cli.weights.registry import MODELS, hub_repo, local_folder
     from consisti2v_cli.weights.store import size_in_words
 
+    if model not in JUDGES and local_folder(model) is None and hub_repo(model) is None:
+        near = get_close_matches(model, [*MODELS, *JUDGES], n=1, cutoff=0.4)
+        perhaps = f" Perhaps {near[0]}?" if near else ""
+        raise RequestError(f"There is no model and no judge {model!r}, nor is it a folder or a repository.{perhaps}")
     with console.progress(model, of_bytes=True) as report:
         if model in JUDGES:
             console.notice(f"{model}: {JUDGES[model].told}.")

@@ -148,8 +148,8 @@ class _Run:
         path = self._path(sample, ".mp4")
         if self.overwrite or not path.exists():
             return
-        try:
-            wanted = self._settle(sample)
+        try:  # what settling writes has no place beside clips of another kind
+            wanted = self._settle(sample) if _recipe_in(path) else None
         except ConsistI2VError:
             return  # it is reported with its clip
         if differences := _differences(_recipe_in(path), wanted):
@@ -227,9 +227,9 @@ def _recipe_in(path: Path) -> Recipe | None:
     return None
 
 
-def _differences(known: Recipe | None, wanted: Recipe) -> str:
+def _differences(known: Recipe | None, wanted: Recipe | None) -> str:
     """What tells the recipe of a clip that is there from the one that is wanted; nothing where they are the same."""
-    if known is None:
+    if known is None or wanted is None:
         return "it has no recipe"
     before, after = (recipe.versions.get(ABLATION, WHOLE.name) for recipe in (known, wanted))
     if before != after:

@@ -200,3 +200,11 @@ def test_variants_make_other_clips_of_the_same_inputs(samples, model, tmp_path: 
     (again,) = make_missing(samples[:1], tmp_path / "whole", SETTINGS, model, PROTOCOL, overwrite=True, variant=WHOLE)
     assert not again.fresh
     assert again.recipe.versions.keys() == {"consisti2v", "torch", "diffusers", "transformers"}
+
+
+def test_nothing_is_left_among_clips_of_another_kind(samples, model, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    write_video(own / "boat.mp4", np.zeros((3, 32, 32, 3), np.uint8), 8)
+    with pytest.raises(RequestError, match="it has no recipe"):
+        make_missing(samples, own, SETTINGS, model, PROTOCOL)
+    assert set(marks(own)) == {"boat.mp4"}
