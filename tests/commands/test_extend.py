@@ -322,6 +322,7 @@ def test_a_terminal_gets_a_bar_over_the_chunks_and_one_for_what_goes_on(environm
         assert bar in drawn
 
 
+@pytest.mark.slow
 def test_an_interrupt_keeps_the_chunks_and_the_same_command_goes_on(environment, boat, tiny_model, tmp_path):
     asked = command(tiny_model, boat, "x", "--chunks", "3", "-o", "film.mp4", steps=40)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment, "cwd": tmp_path}

@@ -19,7 +19,7 @@ from consisti2v_cli.media.video import read_video
 from consisti2v_cli.recipe import from_json
 from consisti2v_cli.work import Work, unfinished
 
-KILLS = [8, pytest.param(25, marks=pytest.mark.slow)]
+KILLS = [5, pytest.param(25, marks=pytest.mark.slow)]
 SEED = 3  # of the moments
 OPTIONS = ["--chunks", "4", "--size", "48x32", "--frames", "4", "--steps", "12", "--seed", "7"]
 

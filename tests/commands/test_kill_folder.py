@@ -17,7 +17,7 @@ from consisti2v_cli.media.video import read_video
 from consisti2v_cli.recipe import from_json
 
 SEED = 20_240_614
-KILLS = [8, pytest.param(25, marks=pytest.mark.slow)]
+KILLS = [5, pytest.param(25, marks=pytest.mark.slow)]
 CLIPS = 6
 FORMATS = ("mp4", "gif")
 OPTIONS = ["--size", "32x32", "--frames", "3", "--steps", "1", "-f", "mp4", "-f", "gif", "-q"]

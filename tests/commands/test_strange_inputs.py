@@ -227,6 +227,7 @@ def test_three_hundred_strange_inputs(measured, strange, tiny_model):
     assert sum(kind == GOOD for kind in strange.values()) > 150
 
 
+@pytest.mark.slow
 def test_strange_pictures_are_made(measured, strange, tiny_model, tmp_path):
     some = dict(random.Random(SEED).sample(sorted(strange.items()), 40))
     options = ["--model", tiny_model, "--size", "32x32", "--frames", "2", "--steps", "1", "-o", "out/", "-f", "gif"]
