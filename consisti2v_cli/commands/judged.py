@@ -188,11 +188,9 @@ def _range(numbers: Sequence[float]) -> str:
 
 
 def _shown(value: Value | None, measure: Measure) -> str:
-    if value is None:
-        return NONE
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value * measure.scale:.{measure.digits}f}"
+    from consisti2v_cli.evaluation.tables import shown
+
+    return shown(value, measure)
 
 
 def _mean(mean: Mean | None, measure: Measure) -> str:
@@ -243,10 +241,8 @@ def comparison(folders: Mapping[str, list[Judged]], measures: Sequence[Measure],
 def _compared(found: Difference | None, measure: Measure) -> list[str]:
     if found is None:
         return [NONE] * 7
-    first, second, mean, low, high = (
-        f"{value * measure.scale:.{measure.digits}f}"
-        for value in (found.first, found.second, found.mean, found.low, found.high)
-    )
+    values = (found.first, found.second, found.mean, found.low, found.high)
+    first, second, mean, low, high = (_shown(value, measure) for value in values)
     counts = (found.wins, found.ties, found.losses) if measure.better else (NONE,) * 3
     return [first, second, mean, f"{low} to {high}" if found.is_sure else NONE, *map(str, counts)]
 

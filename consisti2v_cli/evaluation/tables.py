@@ -72,7 +72,7 @@ def aligned(
         lines.append([name, *cells, *[NONE] * len(own)])
     for name, values in ours.items():
         cells = [cut(values.get(column.key), column.digits, column.scale) for column in columns]
-        lines.append([name, *cells, *(_shown(values.get(measure.key), measure) for measure in stand_ins)])
+        lines.append([name, *cells, *(shown(values.get(measure.key), measure) for measure in stand_ins)])
     return list(padded(lines))
 
 
@@ -98,8 +98,13 @@ def heads(labels: Sequence[str]) -> Iterator[list[str]]:
         yield [(label[number : number + 1] or [""])[0] for label in lines]
 
 
-def _shown(value: float | None, measure: Measure) -> str:
-    return NONE if value is None or not math.isfinite(value) else f"{value * measure.scale:.{measure.digits}f}"
+def shown(value: float | bool | None, measure: Measure) -> str:
+    """A measure's value as tables have it; without one: `-`."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value * measure.scale:.{measure.digits}f}"
 
 
 def padded(lines: Sequence[Sequence[str]]) -> Iterator[str]:
