@@ -44,7 +44,7 @@ def draw_noise(
     correlation: float = 1.0,
     batch: int = 1,
 ) -> Tensor:
-    """Draw float32 noise `b c f h w` on the CPU, so that a seed means the same on every device.
+    """Draw float32 noise `b c f h w` on the generator's device. From the CPU's a seed means the same on every device.
 
     `kind` is a key of `NOISES`: `mixed`, `progressive`, or `vanilla` for independent frames (KeyError otherwise).
     """
@@ -60,17 +60,21 @@ Shape = tuple[int, int, int, int, int]
 
 
 def _vanilla(shape: Shape, correlation: float, generator: Generator) -> Tensor:
-    return torch.randn(shape, generator=generator)
+    return _normal(shape, generator)
 
 
 def _mixed(shape: Shape, correlation: float, generator: Generator) -> Tensor:
     batch, channels, _, height, width = shape
-    shared = torch.randn((batch, channels, 1, height, width), generator=generator)
-    return mixed_noise(shared, torch.randn(shape, generator=generator), correlation)
+    shared = _normal((batch, channels, 1, height, width), generator)
+    return mixed_noise(shared, _normal(shape, generator), correlation)
 
 
 def _progressive(shape: Shape, correlation: float, generator: Generator) -> Tensor:
-    return progressive_noise(torch.randn(shape, generator=generator), correlation)
+    return progressive_noise(_normal(shape, generator), correlation)
+
+
+def _normal(shape: Shape, generator: Generator) -> Tensor:
+    return torch.randn(shape, generator=generator, device=generator.device)
 
 
 NOISES: dict[str, Callable[[Shape, float, Generator], Tensor]] = {

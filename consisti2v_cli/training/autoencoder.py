@@ -46,11 +46,14 @@ class Rebuild(nn.Module):
     def forward(
         self, pictures: Tensor, generator: Generator, *, latent_noise: float | None = None, encoder_learns: bool = True
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """`b 3 h w` -> the rebuilt pictures, the latents' mean and logarithm of the variance."""
+        """`b 3 h w` -> the rebuilt pictures, the latents' mean and logarithm of the variance.
+
+        `generator` is on the pictures' device.
+        """
         with nullcontext() if encoder_learns else torch.no_grad():
             posterior = self.vae.encode(pictures).latent_dist
         mean, log_variance = posterior.mean.float(), posterior.logvar.float()
-        noise = torch.randn(mean.shape, generator=generator).to(mean.device)
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
         deviation = (0.5 * log_variance).exp() if latent_noise is None else latent_noise
         return self.vae.decode(mean + deviation * noise).sample, mean, log_variance
 
@@ -88,7 +91,7 @@ class AutoencoderPart(Part):
         with autocast(self.device, settings.dtype):
             rebuilt, mean, log_variance = model(
                 pictures,
-                draw.generator("latents"),
+                draw.generator("latents", device=self.device),
                 latent_noise=settings.latent_noise,
                 encoder_learns=share >= settings.encoder_from,
             )

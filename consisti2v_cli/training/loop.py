@@ -40,15 +40,15 @@ class Draw:
     process: int = 0
     batch: int = 0  # of those that make up one step
 
-    def generator(self, *purpose: str | int) -> Generator:
-        """A generator on the CPU for this step alone; `purpose` tells several draws of one step apart."""
-        return seeded(self.seed, self.part, self.step, self.process, self.batch, *purpose)
+    def generator(self, *purpose: str | int, device: torch.device | str = "cpu") -> Generator:
+        """A generator for this step alone; `purpose` tells several draws of one step apart."""
+        return seeded(self.seed, self.part, self.step, self.process, self.batch, *purpose, device=device)
 
 
-def seeded(*what: str | int) -> Generator:
-    """A CPU generator whose state follows from `what` alone."""
+def seeded(*what: str | int, device: torch.device | str = "cpu") -> Generator:
+    """A generator whose state follows from `what` alone. Much noise is drawn where it is needed, few numbers here."""
     digest = hashlib.sha256(repr(what).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
 class Part(ABC):

@@ -118,17 +118,18 @@ class NetworkPart(Part):
             high=stage.timestep_high,
             power=stage.timestep_power,
         )
-        noise = self._noise(clips.latents, generator)
+        noise = self._noise(clips.latents, draw.generator("clips' noise", device=self.device))
         captions = objective.drop_captions(clips.captions, settings.drop_text, generator)
-        levels = self.levels[timesteps.to(self.device)]
+        timesteps = timesteps.to(self.device, non_blocking=True)
+        levels = self.levels[timesteps]
         weights = None
         if settings.snr_limit is not None:
             weights = objective.min_snr_weights(settings.prediction_type, levels, settings.snr_limit)
         noisy = objective.add_noise(clips.latents, noise, levels)
         first = objective.drop_images(clips.latents[:, :, :1], noisy[:, :, :1], settings.drop_image, generator)
         with autocast(self.device, settings.dtype):
-            ids = tokenize(self.tokenizer, captions).to(self.device)
-            predicted = model(ids, noisy[:, :, 1:], timesteps.to(self.device), first, clips.strides)
+            ids = tokenize(self.tokenizer, captions).to(self.device, non_blocking=True)
+            predicted = model(ids, noisy[:, :, 1:], timesteps, first, clips.strides)
         wanted = objective.target(settings.prediction_type, clips.latents, noise, levels)[:, :, 1:]
         return objective.diffusion_loss(predicted, wanted, weights), {}
 
@@ -189,19 +190,21 @@ class NetworkPart(Part):
         """The clips of a step: the same for `reuse` steps in a row, encoded once."""
         group = (started, (draw.step - started) // self.settings.reuse)
         if draw.batch not in self._encoded or self._encoded[draw.batch][0] != group:
-            generator = seeded(draw.seed, draw.part, "clips", *group, draw.process, draw.batch)
-            clips = self._draw_clips(stage, stage.batch or self.settings.batch, generator)
+            named = (draw.seed, draw.part, "clips", *group, draw.process, draw.batch)
+            clips = self._draw_clips(stage, stage.batch or self.settings.batch, named)
             self._encoded[draw.batch] = (group, clips)
         return self._encoded[draw.batch][1]
 
-    def _draw_clips(self, stage: Stage, batch: int, generator: Generator) -> Clips:
+    def _draw_clips(self, stage: Stage, batch: int, named: tuple[str | int, ...]) -> Clips:
+        """The clips that follow from `named`, and their latents."""
         source = self.sources[self.settings.stages().index(stage)]
-        drawn = source.draw(batch, stage.frames, generator)
-        return Clips(self._encode(drawn.frames, generator), drawn.captions, drawn.motions, drawn.strides)
+        drawn = source.draw(batch, stage.frames, seeded(*named))
+        latents = self._encode(drawn.frames, seeded(*named, "latents", device=self.device))
+        return Clips(latents, drawn.captions, drawn.motions, drawn.strides)
 
     @torch.no_grad()
     def _encode(self, frames: Tensor, generator: Generator) -> Tensor:
-        """`b f 3 h w` in [-1, 1] -> latents `b c f h w`, drawn from what the encoder says of them."""
+        """`b f 3 h w` in [-1, 1] -> latents `b c f h w`, drawn by a generator on the device as the encoder says."""
         means, deviations = [], []
         with autocast(self.device, self.settings.dtype):
             for some in frames.to(self.device).flatten(0, 1).split(CODED_AT_ONCE):
@@ -209,7 +212,7 @@ class NetworkPart(Part):
                 means.append(posterior.mean.float())
                 deviations.append(posterior.std.float())
         mean = torch.cat(means)
-        noise = torch.randn(mean.shape, generator=generator).to(self.device)
+        noise = torch.randn(mean.shape, generator=generator, device=self.device)
         shift, scale = self._latent_scale()
         latents = (mean + torch.cat(deviations) * noise - shift) * scale
         clips: Tensor = latents.unflatten(0, frames.shape[:2]).transpose(1, 2)
@@ -229,10 +232,9 @@ class NetworkPart(Part):
     def _noise(self, latents: Tensor, generator: Generator) -> Tensor:
         batch, channels, frames, height, width = latents.shape
         correlation = self.settings.correlation
-        noise = draw_noise(
+        return draw_noise(
             "mixed", frames, channels, height, width, generator=generator, correlation=correlation, batch=batch
         )
-        return noise.to(self.device)
 
     def _scheduler(self) -> Any:
         return make_scheduler("ddim", {"prediction_type": self.settings.prediction_type})
@@ -249,10 +251,10 @@ class NetworkPart(Part):
         high noise level.
         """
         stage, _ = self._stage(step)
-        generator = seeded(self.settings.seed, self.name, "check", stage.frames)
-        clips = self._draw_clips(stage, CHECKED, generator)
+        named = (self.settings.seed, self.name, "check", stage.frames)
+        clips = self._draw_clips(stage, CHECKED, named)
         levels = self.levels[[CHECKED_AT] * CHECKED]
-        noise = self._noise(clips.latents, generator)
+        noise = self._noise(clips.latents, seeded(*named, "noise", device=self.device))
         noisy = objective.add_noise(clips.latents, noise, levels)
         kind, first = self.settings.prediction_type, clips.latents[:, :, :1]
 
@@ -270,7 +272,7 @@ class NetworkPart(Part):
 
     def _sample_clip(self, number: int, prompt: str, frames: int) -> Tensor:
         """Some frames of a clip of a validation photo, sampled as rendering does it: `n 3 h w`."""
-        generator = seeded(self.settings.seed, self.name, "sample", number)
+        generator = seeded(self.settings.seed, self.name, "sample", number, device=self.device)
         photo = self.photos[number % len(self.photos)][None, None]
         z1 = self._encode(photo, generator)
         layout = z1.expand(-1, -1, frames, -1, -1)

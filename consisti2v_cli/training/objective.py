@@ -63,7 +63,7 @@ def drop_captions(captions: Sequence[str], probability: float, generator: Genera
 def drop_images(first_frame: Tensor, noisy: Tensor, probability: float, generator: Generator) -> Tensor:
     """First frames `b c 1 h w`, some of them replaced by their noisy version."""
     dropped = torch.rand(len(first_frame), generator=generator) < probability
-    return torch.where(dropped.to(first_frame.device)[:, None, None, None, None], noisy, first_frame)
+    return torch.where(dropped.to(first_frame.device, non_blocking=True)[:, None, None, None, None], noisy, first_frame)
 
 
 def charbonnier(rebuilt: Tensor, pictures: Tensor) -> Tensor:

@@ -66,10 +66,10 @@ class Photos:
         Returns:
             `b 3 rows columns`, float32 in [0, 1].
         """
-        canvas = self.pixels[level][photo.to(self.device)].float().div_(255)
-        extent = self.extents[level][photo].to(self.device, torch.float32)[:, None, None, :]
+        canvas = self.pixels[level][photo.to(self.device, non_blocking=True)].float().div_(255)
+        extent = self.extents[level][photo].float().to(self.device, non_blocking=True)[:, None, None, :]
         inside = points.sub(extent).abs_().neg_().add_(extent).abs_()  # one reflection at either end
-        whole = torch.tensor([canvas.shape[-1], canvas.shape[-2]], device=self.device)
+        whole = torch.tensor([canvas.shape[-1], canvas.shape[-2]]).to(self.device, non_blocking=True)
         inside = torch.minimum(inside, extent).mul_(2 / whole).sub_(1)
         return F.grid_sample(canvas, inside, mode=mode, padding_mode="border", align_corners=False)
 
@@ -102,9 +102,10 @@ class PhotoSource:
         for number in range(len(LEVELS)):
             chosen = (level == number).nonzero()[:, 0]
             if len(chosen):
-                found = photos.sample(photo[chosen], number, points[chosen].to(photos.device), mode="bicubic")
-                crops[chosen.to(photos.device)] = found
-        return _jitter(crops.clamp_(0, 1), draws[:, 4:].to(photos.device)).mul_(2).sub_(1)
+                where = points[chosen].to(photos.device, non_blocking=True)
+                found = photos.sample(photo[chosen], number, where, mode="bicubic")
+                crops[chosen.to(photos.device, non_blocking=True)] = found
+        return _jitter(crops.clamp_(0, 1), draws[:, 4:].to(photos.device, non_blocking=True)).mul_(2).sub_(1)
 
 
 @lru_cache(maxsize=2)
