@@ -208,15 +208,11 @@ def rotary_frequencies(channels: int) -> Tensor:
 def neighbours(tokens: Tensor, size: tuple[int, int]) -> Tensor:
     """The 8 tokens around each position of a map, its border replicated: `b n c` -> `b 8 n c`."""
     height, width = size
-    rows = torch.arange(height, device=tokens.device)
-    columns = torch.arange(width, device=tokens.device)
-    around = [
-        ((rows + dy).clamp(0, height - 1)[:, None] * width + (columns + dx).clamp(0, width - 1)[None]).flatten()
-        for dy in (-1, 0, 1)
-        for dx in (-1, 0, 1)
-        if (dy, dx) != (0, 0)
-    ]
-    return tokens[:, torch.stack(around)]
+    rows = tokens.unflatten(1, size)
+    taller = torch.cat([rows[:, :1], rows, rows[:, -1:]], dim=1)
+    padded = torch.cat([taller[:, :, :1], taller, taller[:, :, -1:]], dim=2)
+    around = [padded[:, y : y + height, x : x + width] for y in range(3) for x in range(3) if (y, x) != (1, 1)]
+    return torch.stack(around, dim=1).flatten(2, 3)
 
 
 def for_branches(x: Tensor, branches: int) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,24 +36,26 @@ class Photos(Protocol):
 
 
 class Rebuild(nn.Module):
-    """Encode, draw a latent, decode."""
+    """Encode, draw a latent, decode. `latent_noise` is its deviation; without one, what the encoder says."""
 
-    def __init__(self, vae: AutoencoderKL) -> None:
+    def __init__(self, vae: AutoencoderKL, latent_noise: float | None = None) -> None:
         super().__init__()
         self.vae: Any = vae
+        self.latent_noise = latent_noise
 
-    def forward(
-        self, pictures: Tensor, generator: Generator, *, latent_noise: float | None = None, encoder_learns: bool = True
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def encoder_learns(self, learns: bool) -> None:
+        """Whether the encoder is trained from now on."""
+        for part in (self.vae.encoder, self.vae.quant_conv):
+            part.requires_grad_(learns)
+
+    def forward(self, pictures: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`b 3 h w` -> the rebuilt pictures, the latents' mean and logarithm of the variance.
 
-        `generator` is on the pictures' device.
+        `noise` is standard normal, of the latents' shape.
         """
-        with nullcontext() if encoder_learns else torch.no_grad():
-            posterior = self.vae.encode(pictures).latent_dist
+        posterior = self.vae.encode(pictures).latent_dist
         mean, log_variance = posterior.mean.float(), posterior.logvar.float()
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-        deviation = (0.5 * log_variance).exp() if latent_noise is None else latent_noise
+        deviation = (0.5 * log_variance).exp() if self.latent_noise is None else self.latent_noise
         return self.vae.decode(mean + deviation * noise).sample, mean, log_variance
 
 
@@ -79,7 +80,7 @@ class AutoencoderPart(Part):
             drawn = photos.draw(settings.components_photos, seeded(settings.seed, self.name, "components"))
             start_from_components(vae, drawn.cpu())
         self.settings, self.photos, self.folder, self.device = settings, photos, folder, device
-        self.module = Rebuild(vae)
+        self.module = Rebuild(vae, settings.latent_noise)
         self.validation = None if validation is None else validation.to(device)
 
     def loss(self, model: nn.Module, draw: Draw) -> tuple[Tensor, Figures]:
@@ -88,13 +89,10 @@ class AutoencoderPart(Part):
         pictures = self.photos.draw(settings.batch, draw.generator("photos")).to(self.device)
         if settings.tile and share < settings.tiled_until:
             pictures = _tiles(pictures, settings.tile)
+        self.module.encoder_learns(share >= settings.encoder_from)
+        noise = self._noise(pictures, draw.generator("latents", device=self.device))
         with autocast(self.device, settings.dtype):
-            rebuilt, mean, log_variance = model(
-                pictures,
-                draw.generator("latents", device=self.device),
-                latent_noise=settings.latent_noise,
-                encoder_learns=share >= settings.encoder_from,
-            )
+            rebuilt, mean, log_variance = model(pictures, noise)
         distance = (squared_error if share >= settings.squared_from else charbonnier)(rebuilt, pictures)
         divergence = normal_divergence(mean, None if settings.latent_noise is not None else log_variance)
         figures = {"psnr": signal_to_noise(rebuilt.detach(), pictures).mean(), "divergence": divergence}
@@ -122,6 +120,14 @@ class AutoencoderPart(Part):
         vae.register_to_config(scaling_factor=1.0)
         with publishing(self.folder / "vae") as folder:
             vae.save_pretrained(folder)
+
+    def _noise(self, pictures: Tensor, generator: Generator) -> Tensor:
+        """Standard normal, of the shape of the pictures' latents."""
+        config = self.module.vae.config
+        count, _, height, width = pictures.shape
+        smaller = 2 ** (len(config.block_out_channels) - 1)
+        shape = (count, config.latent_channels, height // smaller, width // smaller)
+        return torch.randn(shape, generator=generator, device=self.device)
 
     def _rebuild(self, photos: Tensor) -> Tensor:
         vae = self.module.vae

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Generator, Tensor, nn
 
 from consisti2v_cli.errors import ConsistI2VError, RequestError
+from consisti2v_cli.training.capture import Captured
 from consisti2v_cli.training.pictures import save_picture
 from consisti2v_cli.training.records import Records
 from consisti2v_cli.training.settings import LoopSettings
@@ -205,8 +206,10 @@ def learning_rate(base: float, step: int, settings: LoopSettings) -> float:
 
 
 def autocast(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
-    """Mixed precision as the settings name it: nothing for fp32."""
-    return torch.autocast(device.type, dtype=torch.bfloat16) if dtype == "bf16" else nullcontext()
+    """Mixed precision as the settings name it: nothing for fp32. Weights are cast where they are used, and once."""
+    if dtype != "bf16":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
 
 
 def decay_groups(module: nn.Module, weight_decay: float, rate: float = 1.0) -> list[dict[str, Any]]:
@@ -231,15 +234,16 @@ def _prepare(part: Part, settings: LoopSettings, accelerator: Accelerator, recor
         records.forget_after(state.step)
     accelerator.wait_for_everyone()
     model, state.optimizer = accelerator.prepare(part.module, optimizer)
-    return _compiled(model, accelerator.device) if settings.compile else model, state
+    return _faster(model, accelerator) if settings.compile else model, state
 
 
-def _compiled(model: nn.Module, device: torch.device) -> nn.Module:
-    """The same module, compiled when it is first called with a shape, and on cuda captured as graphs."""
-    check_compiler(device)
+def _faster(model: nn.Module, accelerator: Accelerator) -> Any:
+    """The same module, captured on cuda, and elsewhere compiled, when it is first called with a shape."""
+    if accelerator.device.type == "cuda" and accelerator.num_processes == 1:
+        return Captured(model)
+    check_compiler(accelerator.device)
     keep_compiled()
-    mode = "reduce-overhead" if device.type == "cuda" else "default"
-    return torch.compile(model, dynamic=False, mode=mode)  # type: ignore[return-value]
+    return torch.compile(model, dynamic=False)
 
 
 def _step(

@@ -95,16 +95,15 @@ class PhotoSource:
         corner = (extent - side[:, None]) * draws[:, 1:3]
         unit = (torch.arange(size) + 0.5) / size
         flipped = torch.where(draws[:, 3:4] < 0.5, 1 - unit, unit)  # b size
-        x = corner[:, :1] + side[:, None] * flipped
-        y = corner[:, 1:] + side[:, None] * unit
+        x = (corner[:, :1] + side[:, None] * flipped).to(photos.device, non_blocking=True)
+        y = (corner[:, 1:] + side[:, None] * unit).to(photos.device, non_blocking=True)
         points = torch.stack((x[:, None, :].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)), dim=-1)
         crops = torch.empty(batch, 3, size, size, device=photos.device)
         for number in range(len(LEVELS)):
             chosen = (level == number).nonzero()[:, 0]
             if len(chosen):
-                where = points[chosen].to(photos.device, non_blocking=True)
-                found = photos.sample(photo[chosen], number, where, mode="bicubic")
-                crops[chosen.to(photos.device, non_blocking=True)] = found
+                rows = chosen.to(photos.device, non_blocking=True)
+                crops[rows] = photos.sample(photo[chosen], number, points[rows], mode="bicubic")
         return _jitter(crops.clamp_(0, 1), draws[:, 4:].to(photos.device, non_blocking=True)).mul_(2).sub_(1)
 
 

@@ -1,11 +1,13 @@
 """Collect the photos that the bundled model is trained on, and the held-out ones that judge it.
 
-    pip install scikit-image imageio-ffmpeg pillow        # and, on Debian: apt-get install opencv-doc
+    pip install scikit-image imageio-ffmpeg pillow
+    apt-get install opencv-doc lomiri-wallpapers-16.04        # on Debian
     python tests/benchmarks/collect_photos.py OUT_DIR [--fixtures tests/fixtures]
 
 Writes ``OUT_DIR/train/*.jpg``, ``OUT_DIR/heldout/*.png`` and ``OUT_DIR/heldout.txt``. The sources, all free to
-redistribute: the pictures in scikit-image's wheel, the samples of Debian's ``opencv-doc`` package, and Big Buck Bunny
-((c) 2008 Blender Foundation, CC-BY 3.0), which the source distribution of moviepy 2.2.1 carries and pip downloads.
+redistribute: the pictures in scikit-image's wheel, the samples of Debian's ``opencv-doc`` package, photos of its
+``lomiri-wallpapers-16.04`` (CC-BY 4.0 or CC0, authors in their names) and Big Buck Bunny ((c) 2008 Blender Foundation,
+CC-BY 3.0), which the source distribution of moviepy 2.2.1 carries and pip downloads.
 
 Which photos are held out is decided by a fixed rule and not by looking: the colour photos are ordered by the SHA-256 of
 their names, and the first 20 are held out. ``--fixtures`` writes the small files of ``tests/fixtures`` as well.
@@ -97,6 +99,20 @@ OPENCV_VIDEOS = {  # and the seconds between two frames that are taken
     "opencv4/html/box.mp4": 3.0,
     "opencv4/html/cup.mp4": 2.0,
 }
+WALLPAPERS = Path("/usr/share/backgrounds")  # of Debian's lomiri-wallpapers-16.04
+LOMIRI = (  # photos by their authors, each under CC-BY-4.0 but for the dandelions, which are CC0
+    "Picture_0B_by_freespace",
+    "Picture_1A_by_freespace",
+    "Wine_by_Jakkub_Mede",
+    "aitzgorri_by_Aitzol_Berasategi",
+    "friends_by_Aitzol_Berasategi",
+    "life_by_Aitzol_Berasategi",
+    "picosdeeuropa_by_Aitzol_Berasategi",
+    "seeding_by_Clements_Engelhardt",
+    "sunset_by_Aitzol_Berasategi",
+    "umang_by_Abhishek_Mudgal",
+)
+CUTS = (1, 2, 3)  # large photos are kept whole, and cut into so many rows and columns
 # The two photos of tests/fixtures, which are used in no training.
 BOAT, BOAT_CROP = "opencv4/html/boat.jpg", (8, 18, 292, 231)  # left, top, right, bottom
 COFFEE = "coffee.png"
@@ -123,6 +139,9 @@ def main() -> None:
     for file, seconds in OPENCV_VIDEOS.items():
         for number, frame in enumerate(opencv_video_frames(file, seconds)):
             save_jpeg(frame, train / f"opencv-{Path(file).stem}-{number:03d}.jpg")
+    for name in LOMIRI:
+        for number, part in enumerate(parts(open_wallpaper(name))):
+            save_jpeg(part, train / f"lomiri-{name.partition('_by_')[0]}-{number:03d}.jpg")
     for number, frame in enumerate(film_frames(options.moviepy)):
         save_jpeg(frame, train / f"bunny-{number:03d}.jpg")
     if options.fixtures:
@@ -157,6 +176,23 @@ def open_image(path: Path) -> Image.Image:
     packed = path.with_name(path.name + ".gz")
     data = gzip.decompress(packed.read_bytes()) if packed.exists() else path.read_bytes()
     return Image.open(io.BytesIO(data)).convert("RGB")
+
+
+def open_wallpaper(name: str) -> Image.Image:
+    path = WALLPAPERS / f"{name}.jpg"
+    if not path.is_file():
+        sys.exit(f"{path} is missing: on Debian, apt-get install lomiri-wallpapers-16.04")
+    return open_image(path)
+
+
+def parts(image: Image.Image) -> Iterator[Image.Image]:
+    """A large photo whole, and what it shows from nearer."""
+    for cut in CUTS:
+        width, height = image.width / cut, image.height / cut
+        for row in range(cut):
+            for column in range(cut):
+                left, top = column * width, row * height
+                yield image.crop((round(left), round(top), round(left + width), round(top + height)))
 
 
 def opencv_video_frames(file: str, seconds: float) -> list[Image.Image]:
