@@ -84,6 +84,11 @@ class Hub:
         """Where redirects lead to."""
         return f"http://127.0.0.1:{self.servers[1].server_port}"
 
+    @property
+    def listed_at(self) -> str:
+        """The path of what it says of its repository: a model's, or that of one of its spaces."""
+        return f"/api/{self.repo}" if self.repo.startswith("spaces/") else f"/api/models/{self.repo}"
+
     def close(self) -> None:
         self.closed.set()
         self.go_on.set()
@@ -169,7 +174,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             here = self.server is hub.servers[0]
             if here and hub.needs_token and asked.authorization != f"Bearer {hub.needs_token}":
                 self.refuse(401, {"X-Error-Code": "RepoNotFound"})
-            elif path.startswith(f"/api/models/{hub.repo}/revision/"):
+            elif path.startswith(f"{hub.listed_at}/revision/"):
                 self.list_files(path.rpartition("/")[2])
             elif path.startswith(f"/{hub.repo}/resolve/{hub.commit}/"):
                 self.send_file(path.removeprefix(f"/{hub.repo}/resolve/{hub.commit}/"), asked)

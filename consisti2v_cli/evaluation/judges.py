@@ -32,17 +32,26 @@ class Judge:
     key: str
     about: str  # what it is, and what it judges
     repo: str | None  # on the hub; None: a person puts its files into a folder
-    revision: str  # commit, or where no commit is known a branch
+    revision: str  # commit
     files: tuple[str, ...]  # the one with the tensors first
     sha256: tuple[str, ...]  # of each file, or its ends (`same_hash`); "" where none is known
     bytes: int  # of all files, about
     licence: str  # of the weights
     release: str = ""  # where the files are published, for a judge without a repository
+    folder: str = ""  # of the repository, in which the files lie
 
     @property
     def hashes(self) -> dict[str, str]:
         """For each file its sha256."""
         return dict(zip(self.files, self.sha256, strict=True))
+
+    def entry(self, name: str, repo: str | None) -> str:
+        """Where a file lies: as in the repository, or in a person's own folder (None) by its name alone."""
+        return f"{self.folder}/{name}" if repo and self.folder else name
+
+    def entries(self, repo: str | None) -> dict[str, str]:
+        """For each file, by where it lies, its sha256."""
+        return {self.entry(name, repo): known for name, known in self.hashes.items()}
 
     @property
     def told(self) -> str:
@@ -78,10 +87,13 @@ JUDGES: dict[str, Judge] = {
             key="dino-b16",
             about="DINO ViT-B/16, for subject consistency",
             repo="facebook/dino-vitb16",
-            revision="refs/pr/7",  # the main branch has a pickle only
-            files=("model.safetensors", "config.json"),
-            sha256=("", ""),
-            bytes=343_000_000,
+            revision="f205d5d8e640a89a2b8ef0369670dfc37cc07fc2",
+            files=("pytorch_model.bin", "config.json"),
+            sha256=(
+                "a064e36c67289caaa5c949c0b3f7f31a0fcbcba5721f5fa12419933ec1f4fe6e",
+                "b87c0270b97db085fd82cf114a761fd0f62ae7914fbd407c752a2260646b689c",
+            ),
+            bytes=343_300_000,
             licence="Apache-2.0",
         ),
         Judge(
@@ -111,10 +123,10 @@ JUDGES: dict[str, Judge] = {
         Judge(
             key="raft-things",
             about="RAFT trained on FlyingThings, for dynamic degree",
-            repo="ddrfan/RAFT",
-            revision="main",
+            repo="GSean/GIMM-VFI",  # which has the authors' own file
+            revision="ab7735cdcfbd2e03c1bf2819380a25e8a4f321d1",
             files=("raft-things.pth",),
-            sha256=("fcfa4125d6418f4de95d84aec20a3c5f4e205101715a79f193243c186ac9a7e1",),  # of the authors' own file
+            sha256=("fcfa4125d6418f4de95d84aec20a3c5f4e205101715a79f193243c186ac9a7e1",),
             bytes=21_108_000,
             licence="BSD-3-Clause",
         ),
@@ -131,23 +143,24 @@ JUDGES: dict[str, Judge] = {
         Judge(
             key="i3d-k400",
             about="I3D trained on Kinetics-400, for FVD",
-            repo=None,  # the hub has TorchScript archives of it, which are programs
-            revision="",
+            repo="spaces/LanguageBind/Open-Sora-Plan-v1.0.0",
+            revision="810fa8c4bdb3a4c8eec9bd57375c29bde6fb46de",
+            folder="opensora/eval/fvd/videogpt",
             files=("i3d_pretrained_400.pt",),
-            sha256=("",),
-            bytes=51_000_000,
+            sha256=("55095f049e706479d48e221adcdb145b2b9dc930ba28b081ed72367ffaa32343",),
+            bytes=50_940_000,
             licence="MIT",
-            release="https://github.com/wilson1yan/VideoGPT or https://github.com/songweige/TATS",
         ),
         Judge(
             key="inception-2015",
             about="Inception-v3 of 2015-12-05, for FID",
-            repo="nikhilr01/sen-bridge-weights",
-            revision="main",
-            files=("fid_inception.safetensors",),
-            sha256=("b7a528bf...",),
-            bytes=96_000_000,
+            repo=None,
+            revision="",
+            files=("pt_inception-2015-12-05-6726825d.pth",),
+            sha256=("6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",),
+            bytes=95_628_000,
             licence="Apache-2.0",
+            release="release fid_weights of https://github.com/mseitzer/pytorch-fid",
         ),
         Judge(
             key="c3d-ucf101",
@@ -230,7 +243,7 @@ def find_judge(key: str, folder: Path | None = None) -> JudgeFiles:
     found = _found(judge, folder)
     if found is None or found.missing:
         raise WeightsError(_absent(judge, found))
-    paths = {name: found.path / name for name in judge.files}
+    paths = {name: found.path / judge.entry(name, found.repository) for name in judge.files}
     sha256 = {name: _sha256(path) for name, path in paths.items()}
     for name, known in judge.hashes.items():
         if known and not same_hash(sha256[name], known):
@@ -253,7 +266,8 @@ def fetch_judge(key: str, on_progress: Progress | None = None, on_notice: Notice
     found = _found(judge)
     if judge.repo is None or (found and not found.repository and not found.missing):
         return find_judge(key).folder
-    return fetch_files(key, judge.repo, judge.revision, judge.hashes, on_progress=on_progress, on_notice=on_notice)
+    hashes = judge.entries(judge.repo)
+    return fetch_files(key, judge.repo, judge.revision, hashes, on_progress=on_progress, on_notice=on_notice)
 
 
 def list_judges() -> list[Inventoried]:
@@ -277,7 +291,8 @@ def check_judge(key: str, on_progress: Progress | None = None) -> Iterator[Check
         RequestError: there is no such judge.
         WeightsError: nothing of it is on this machine.
     """
-    yield from check_files(describe_judge(key).path, known_judge(key).hashes, on_progress)
+    found = describe_judge(key)
+    yield from check_files(found.path, known_judge(key).entries(found.repository), on_progress)
 
 
 def remove_judge(key: str, on_notice: Notice = print) -> tuple[Path, int]:
@@ -308,7 +323,7 @@ def known_judge(key: str) -> Judge:
 
 def _found(judge: Judge, folder: Path | None = None) -> Inventoried | None:
     """What is here of a judge: the first place that has all of it, else the first that has some."""
-    places = [describe_files(judge.key, place, judge.files, repo) for place, repo in _places(judge, folder)]
+    places = [describe_files(judge.key, at, list(judge.entries(repo)), repo) for at, repo in _places(judge, folder)]
     some = [found for found in places if len(found.missing) < len(judge.files)]
     return min(some, key=lambda found: bool(found.missing), default=None)
 

@@ -1,6 +1,7 @@
 """The hub cache on this machine. Its layout is huggingface_hub's, so that other programs find what we fetch:
 
 `models--OWNER--NAME/` holds `blobs/HASH`, `snapshots/COMMIT/...` with links to them, and `refs/BRANCH` with a commit.
+A repository is `owner/name`, or one of the hub's spaces, which are programs beside their files, `spaces/owner/name`.
 Files that we make (conversions, copies in half precision) stand in the snapshots themselves, with a hash inside.
 """
 
@@ -33,6 +34,7 @@ _REVISION = re.compile(r"[A-Za-z0-9][\w.+-]*(/[A-Za-z0-9][\w.+-]*)*")
 _FORGOTTEN = ".forgotten"
 _CLASS = "VideoLDMUNet3DConditionModel"  # what the released model's network calls itself
 _CHUNK = 1 << 22
+_SPACES = "spaces/"
 ELLIPSIS = "..."
 
 
@@ -43,9 +45,15 @@ def hub_cache() -> Path:
     return Path(constants.HF_HUB_CACHE).expanduser()
 
 
+def typed(repo: str) -> tuple[str, str]:
+    """Of which type a repository is, as the hub calls it, `model` or `space`; and its `owner/name`."""
+    return ("space", repo.removeprefix(_SPACES)) if repo.startswith(_SPACES) else ("model", repo)
+
+
 def storage(repo: str) -> Path:
     """A repository's folder in the cache, which need not exist."""
-    return hub_cache() / f"models--{repo.replace('/', '--')}"
+    kind, name = typed(repo)
+    return hub_cache() / f"{kind}s--{name.replace('/', '--')}"
 
 
 def repositories() -> Iterator[tuple[str, Path]]:

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from consisti2v_cli.errors import WeightsError
 from consisti2v_cli.version import __version__
 
-from .cache import new_digest
+from .cache import new_digest, typed
 
 Notice = Callable[[str], None]
 OnBytes = Callable[[int], None]  # bytes more than at the last call; negative where some are to be fetched anew
@@ -61,7 +61,7 @@ class Repository:
     """A hub repository at one revision: its commit, and which files it has.
 
     Args:
-        repo: `owner/name`.
+        repo: `owner/name`, or `spaces/owner/name`.
         revision: branch, tag or commit.
         patient: try again where the hub is not reached at once.
         on_notice: called with a sentence about every wait.
@@ -73,6 +73,7 @@ class Repository:
 
     def __init__(self, repo: str, revision: str, *, patient: bool, on_notice: Notice) -> None:
         self.repo = repo
+        self._type, self._name = typed(repo)
         self.revision = revision
         self.on_notice = on_notice
         self._waits = WAITS[:LISTING_TRIES] if patient else ()
@@ -132,13 +133,13 @@ class Repository:
                 self._pause(error, next(waits, None), part.file.name)
 
     def _receive(self, part: _Part) -> None:
-        from huggingface_hub import constants, hf_hub_url
+        from huggingface_hub import constants
         from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
 
         headers = _headers() | {"Accept-Encoding": "identity"}
         if part.have:
             headers["Range"] = f"bytes={part.have}-"
-        url = hf_hub_url(self.repo, part.file.name, revision=self.commit)
+        url = self._address(part.file.name)
         timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
         with get_session().stream("GET", url, headers=headers, timeout=timeout, follow_redirects=True) as response:
             if response.status_code not in (200, 206, 416):
@@ -159,16 +160,24 @@ class Repository:
 
         timeout = constants.HF_HUB_ETAG_TIMEOUT
         try:
-            return HfApi().model_info(self.repo, revision=self.revision, files_metadata=True, timeout=timeout)
+            return HfApi().repo_info(
+                self._name, repo_type=self._type, revision=self.revision, files_metadata=True, timeout=timeout
+            )
         except UnicodeEncodeError:
             raise WeightsError("This machine's token has letters that no token has; log in: hf auth login") from None
         except (ValueError, TypeError, KeyError, AttributeError) as error:  # some page, but no list of files
             raise WeightsError(f"{_host()} answers, but not as a hub does ({type(error).__name__}).") from None
 
     def _ask_for(self, name: str) -> Any:
-        from huggingface_hub import get_hf_file_metadata, hf_hub_url
+        from huggingface_hub import get_hf_file_metadata
 
-        return get_hf_file_metadata(hf_hub_url(self.repo, name, revision=self.commit))
+        return get_hf_file_metadata(self._address(name))
+
+    def _address(self, name: str) -> str:
+        """Of a file, at the commit."""
+        from huggingface_hub import hf_hub_url
+
+        return hf_hub_url(self._name, name, repo_type=self._type, revision=self.commit)
 
     def _patiently(self, ask: Callable[[], Any]) -> Any:
         from huggingface_hub.errors import HfHubHTTPError

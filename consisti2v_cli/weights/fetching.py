@@ -113,7 +113,7 @@ def _tidied(hub: Repository) -> Path:
     """A repository's folder at its commit, which need not exist, without what processes left that were killed."""
     place = storage(hub.repo) / "snapshots" / hub.commit
     finish_forgetting(place)
-    for left in [*place.glob(".*.part"), *place.glob("*/.*.part")]:
+    for left in list(place.rglob(".*.part")):
         left.unlink()
     return place
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -103,7 +104,8 @@ def test_the_registry_is_sound():
         assert len(judge.files) == len(judge.sha256) == len(set(judge.files))
         assert all(len(known) in (0, 64) or "..." in known for known in judge.sha256)
         assert judge.files[0].endswith((".safetensors", ".bin", ".pth", ".pt", ".npz"))
-        assert bool(judge.repo) == bool(judge.revision) != bool(judge.release)
+        assert bool(judge.repo) == bool(re.fullmatch("[0-9a-f]{40}", judge.revision)) != bool(judge.release)
+        assert not judge.repo or judge.sha256[0]
         assert judge.licence in judge.told
 
 
@@ -188,6 +190,26 @@ def test_a_proposed_change_is_a_branch_too(hub, run, made_up, here, place):
     here(judge)
     write_reference(hub.repo, "refs/pr/7", COMMIT)
     assert find_judge(KEY).folder == place
+
+
+def test_one_in_a_folder_of_a_space(hub, run, made_up, here, tmp_path):
+    """The hub has other addresses for spaces, the cache another place; a person's folder has the bare file."""
+    hub.repo = "spaces/somebody/judge"
+    judge = made_up(folder="deep/down", files=(WEIGHTS,), sha256=(sha256(hub.files / WEIGHTS),))
+    (hub.files / "deep" / "down").mkdir(parents=True)
+    whole = (hub.files / WEIGHTS).rename(hub.files / "deep" / "down" / WEIGHTS)
+    shown = run(judge, KEY)
+    assert shown.returncode == 0, shown.stderr
+    place = tmp_path / "home" / "hub" / "spaces--somebody--judge" / "snapshots" / COMMIT
+    here(judge)
+    found = find_judge(KEY)
+    assert (found.weights, found.revision) == (place / "deep" / "down" / WEIGHTS, COMMIT)
+    assert run(judge, KEY, "--check").stdout == f"deep/down/{WEIGHTS}: right (known hash)\n"
+    (tmp_path / "own" / KEY).mkdir(parents=True)
+    (tmp_path / "own" / KEY / WEIGHTS).write_bytes(whole.read_bytes())
+    assert find_judge(KEY, tmp_path / "own").weights == tmp_path / "own" / KEY / WEIGHTS
+    assert run(judge, KEY, "--remove").returncode == 0
+    assert not place.parents[1].exists()
 
 
 def test_without_a_network_the_command_says_so(run, made_up):
