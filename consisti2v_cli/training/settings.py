@@ -29,7 +29,7 @@ class LoopSettings:
     clip: float = 1.0  # largest norm of the gradient
     ema: float = 0.999  # decay of the averaged weights, which are the ones that are saved
     dtype: str = "fp32"  # or "bf16": autocast, with weights kept in float32
-    compile: bool = False  # forward and backward pass compiled by torch, and on cuda captured as graphs
+    compile: bool = False  # forward and backward pass: on cuda captured as graphs, elsewhere compiled by torch
     seed: int = 0  # every draw of every step follows from it
     log_every: int = 20  # steps between two lines of log.jsonl
     save_every: int = 500  # steps between two checkpoints
@@ -38,7 +38,7 @@ class LoopSettings:
     def __post_init__(self) -> None:
         _one_of("schedule", self.schedule, ("constant", "cosine"))
         _one_of("dtype", self.dtype, ("fp32", "bf16"))
-        if self.compile and self.accumulate > 1:  # captured graphs would overwrite what is added up
+        if self.compile and self.accumulate > 1:  # captured graphs overwrite what would be added up
             raise RequestError(f"compile = true: accumulate must be 1, not {self.accumulate}.")
         for name in ("steps", "batch", "accumulate", "log_every", "save_every", "sample_every"):
             if getattr(self, name) < 1:

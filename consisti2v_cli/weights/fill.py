@@ -28,7 +28,7 @@ def fill(module: nn.Module, files: Sequence[Path], part: str, device: torch.devi
     for path, names in survey(module, files, part).items():
         for some in _in_groups(path, names, partial(_changes, part, device=device, dtype=dtype)):
             for name, tensor in stored_tensors(path, some, part, dtype):
-                tensors[name] = _placed(name, tensor, device, dtype, _layout(part, tuple(tensor.shape), device))
+                tensors[name] = _placed(name, tensor, device, dtype, layout(part, tuple(tensor.shape), device))
                 del tensor  # with the last of those that are converted, their part of the file leaves the memory
     module.load_state_dict(tensors, assign=True)
     _restore_buffers(module)
@@ -64,10 +64,10 @@ def _changes(
     """Whether a stored tensor is used in another place, kind or order than the file has it in."""
     wanted = torch.float32 if name.endswith(FREQUENCIES) else dtype
     converted = stored in PRECISIONS and stored != CODES[wanted]
-    return device.type != "cpu" or converted or _layout(part, shape, device) != torch.preserve_format
+    return device.type != "cpu" or converted or layout(part, shape, device) != torch.preserve_format
 
 
-def _layout(part: str, shape: tuple[int, ...], device: torch.device) -> torch.memory_format:
+def layout(part: str, shape: tuple[int, ...], device: torch.device) -> torch.memory_format:
     """How a tensor lies in memory: a kernel of convolution with its channels last where they are so in what it meets.
 
     The network has them last; the autoencoder's convolutions bring them there by themselves, on a CPU.

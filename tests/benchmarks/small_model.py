@@ -15,27 +15,28 @@ model's: what the figures would be if every prompt were followed.
 - colour drift: the largest change of a channel's mean, of 255, in any frame of a pan, over what is still in view of the
   first frame; the measured flow says which part that is. (Over whole frames even a true pan drifts by 12.)
 
-How to make the model on one large graphics card (an H200 is believed to need 25 minutes). Where there is a network:
+How to make the model on one large graphics card (an H200 needs about an hour). Where there is a network:
 
-    pip install '.[train,evaluate]' scikit-image          # and, on Debian: apt-get install opencv-doc
+    pip install '.[train,evaluate]' scikit-image
+    apt-get install opencv-doc lomiri-wallpapers-16.04        # on Debian
     python tests/benchmarks/collect_photos.py data
     python tests/benchmarks/collect_shots.py data/shots
 
 Then on the machine with the card, which needs no network: torch with CUDA, transformers, numpy, click, rich, wheels of
-`accelerate diffusers huggingface_hub imageio-ffmpeg opencv-python-headless pillow platformdirs safetensors tokenizers`,
-and g++ and triton for what is compiled (without them, in a copy of the preset, `compile = false`). Each command ends
-within nine minutes with a checkpoint, and the next one goes on from there:
+`accelerate diffusers huggingface_hub imageio-ffmpeg opencv-python-headless pillow platformdirs safetensors tokenizers`.
+Each command ends within nine minutes with a checkpoint, and the next one goes on from there:
 
     export PYTHONPATH=.
     TRAIN="python -m consisti2v_cli train --config sketch-gpu -o small --validation data/heldout"
-    $TRAIN autoencoder --data synthetic:data/train --minutes 5      # and again, until it is finished
+    $TRAIN autoencoder --data synthetic:data/train --minutes 5
     $TRAIN text --minutes 1
-    $TRAIN network --data synthetic:data/train --videos data/shots --minutes 5
-    $TRAIN network --data synthetic:data/train --videos data/shots --minutes 8      # and again, until it is finished
+    $TRAIN network --data synthetic:data/train --videos data/shots --minutes 9      # and again, until it is finished
     python tests/benchmarks/small_model.py --model small --clips 16 --sheet sheet.png
     python tests/benchmarks/bundle_model.py small
 
-Whether to go on is seen after the network's first five minutes, in the line of step 6000 that has `heard` and `moved`,
+A network that has learned with another autoencoder need not begin anew: see ``move_network.py``.
+
+Whether to go on is seen after the network's first nine minutes, in the line of step 6000 that has `heard` and `moved`,
 measured on pans at high noise. Go where `heard` is 0.05 or more (with captions swapped the error grows by 5 %) and
 `moved` is below 1 (the predicted clip is nearer the true one than the first frame, repeated). Where it is not so, copy
 the preset, leave `["pans:2", "lights:2", "still"]` of the motions in its stages, and begin the network again with

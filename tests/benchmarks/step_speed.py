@@ -4,7 +4,7 @@
         [--plain-dtype fp32] [--device auto] [--threads N] [--small] [--profile]
         [--attention xformers] [--compile] [--loop] [--peak 790]
 
-Both networks hold the same made-up weights, of the full 1.25 B configuration unless --small is given. Each goes once
+Both networks hold equal made-up weights, of the full 1.25 B configuration unless --small is given. Each goes once
 untimed, then they take turns, so that what slows the machine down slows all of them. The first row is the baseline:
 ratios say how many times faster the other medians are, and errors are relative to its output (norm of the difference
 over the norm). TFLOP are counted by torch on each network's own operations. On a GPU, GiB is the most that a step held:
@@ -47,6 +47,7 @@ from consisti2v_cli.plans import ALL_AT_ONCE
 from consisti2v_cli.recipe import FAST
 from consisti2v_cli.weights.backends import check_attention, check_compiler, compile_network
 from consisti2v_cli.weights.devices import choose_device
+from consisti2v_cli.weights.fill import layout
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SMALL = UNetConfig(block_out_channels=(64, 128, 256, 256), num_heads=(1, 2, 4, 4), cross_attention_dim=256)
@@ -144,12 +145,18 @@ def make_row(
     given: tuple[Tensor, ...],
     compiled: bool = False,
 ) -> Row:
-    """A network on these very weights, not a copy of them; its operations are counted before it has any."""
+    """A network on these weights, ours with kernels laid as loading does; operations are counted before it has any."""
     with torch.device("meta"):
         network = kind(config).eval().requires_grad_(False)
     meta = prepare(network, tuple(tensor.to("meta") for tensor in given))
     with FlopCounterMode(display=False) as counter:
         guided_step(network, *meta)
+    if kind is VideoUNet:
+        device = given[0].device
+        weights = {
+            name: tensor.to(memory_format=layout("unet", tuple(tensor.shape), device))
+            for name, tensor in weights.items()
+        }
     network.load_state_dict(weights, assign=True)
     inputs = prepare(network, tuple(tensor.to(DTYPES[dtype]) for tensor in given))
     if compiled:
