@@ -72,9 +72,9 @@ def fetch_weights(model: str | None, as_json: bool, quiet: bool, verbose: int, *
     MODEL is consisti2v (the default: the released model), a hub repository, or a folder. What is in the cache already
     is not downloaded again, and a download that was killed goes on where it stopped. A folder is only converted.
 
-    The networks that judge clips come likewise, one by one: dino-b16, clip-b32, raft-things, viclip-l14,
-    inception-2015, owlv2-base, blip-base. CONSISTI2V_JUDGES names a folder that has some of them in folders of their
-    names, and is looked in first; i3d-k400 and c3d-ucf101, which the hub does not have, are only found there.
+    The networks that judge clips come likewise, one by one: dino-b16, clip-b32, raft-things, viclip-l14, i3d-k400,
+    owlv2-base, blip-base. CONSISTI2V_JUDGES names a folder that has some of them in folders of their names, and is
+    looked in first; inception-2015 and c3d-ucf101, which the hub does not have, are only found there.
     """
     from consisti2v_cli.commands.console import Console
     from consisti2v_cli.evaluation.judges import JUDGES

@@ -35,7 +35,10 @@ Features = NDArray[np.float32]
 
 
 class Networks:
-    """The networks that a run needs, by their keys. While it is open each clip is measured by one thread."""
+    """The networks that a run needs, by their keys.
+
+    While it is open each clip is measured by one thread, and in full float32 on cuda too.
+    """
 
     def __init__(self, device: torch.device | str = "cpu", weights: Path | None = None) -> None:
         """Args: a folder that weights are looked for in before the cache."""
@@ -44,15 +47,17 @@ class Networks:
         self.lacking: set[str] = set()  # networks that were wanted, whose weights are not here, or not right
         self._told: dict[str, dict[str, Any]] = {}
         self._lock = RLock()
-        self._threads: list[int] = []
+        self._before: list[tuple[int, bool]] = []
 
     def __enter__(self) -> Networks:
-        self._threads.append(torch.get_num_threads())
+        self._before.append((torch.get_num_threads(), torch.backends.cudnn.allow_tf32))
         torch.set_num_threads(1)  # clips are measured side by side
+        torch.backends.cudnn.allow_tf32 = False
         return self
 
     def __exit__(self, *_: object) -> None:
-        torch.set_num_threads(self._threads.pop())
+        threads, torch.backends.cudnn.allow_tf32 = self._before.pop()
+        torch.set_num_threads(threads)
 
     @property
     def told(self) -> dict[str, dict[str, Any]]:

@@ -13,10 +13,10 @@ from functools import cache
 from pathlib import Path
 
 from consisti2v_cli.errors import RequestError, WeightsError
-from consisti2v_cli.weights.cache import hub_hash, same_hash, snapshot, snapshots, storage
+from consisti2v_cli.weights.cache import hub_hash, same_hash, snapshot
 from consisti2v_cli.weights.checking import CheckedFile, check_files
 from consisti2v_cli.weights.hub import fetch_command, fetch_files
-from consisti2v_cli.weights.inventory import Inventoried, describe_files, remove_repository
+from consisti2v_cli.weights.inventory import Inventoried, describe_files, remove_files
 from consisti2v_cli.weights.store import size_in_words
 
 Progress = Callable[[str, int, int], None]  # stage, bytes done of all files, bytes of all files
@@ -38,20 +38,17 @@ class Judge:
     bytes: int  # of all files, about
     licence: str  # of the weights
     release: str = ""  # where the files are published, for a judge without a repository
-    folder: str = ""  # of the repository, in which the files lie
+    inside: str = ""  # the folder of the repository in which the files lie
 
     @property
     def hashes(self) -> dict[str, str]:
         """For each file its sha256."""
         return dict(zip(self.files, self.sha256, strict=True))
 
-    def entry(self, name: str, repo: str | None) -> str:
-        """Where a file lies: as in the repository, or in a person's own folder (None) by its name alone."""
-        return f"{self.folder}/{name}" if repo and self.folder else name
-
-    def entries(self, repo: str | None) -> dict[str, str]:
-        """For each file, by where it lies, its sha256."""
-        return {self.entry(name, repo): known for name, known in self.hashes.items()}
+    @property
+    def entries(self) -> dict[str, str]:
+        """The same by the files' names in the repository."""
+        return {(Path(self.inside) / name).as_posix(): known for name, known in self.hashes.items()}
 
     @property
     def told(self) -> str:
@@ -145,7 +142,7 @@ JUDGES: dict[str, Judge] = {
             about="I3D trained on Kinetics-400, for FVD",
             repo="spaces/LanguageBind/Open-Sora-Plan-v1.0.0",
             revision="810fa8c4bdb3a4c8eec9bd57375c29bde6fb46de",
-            folder="opensora/eval/fvd/videogpt",
+            inside="opensora/eval/fvd/videogpt",
             files=("i3d_pretrained_400.pt",),
             sha256=("55095f049e706479d48e221adcdb145b2b9dc930ba28b081ed72367ffaa32343",),
             bytes=50_940_000,
@@ -243,7 +240,7 @@ def find_judge(key: str, folder: Path | None = None) -> JudgeFiles:
     found = _found(judge, folder)
     if found is None or found.missing:
         raise WeightsError(_absent(judge, found))
-    paths = {name: found.path / judge.entry(name, found.repository) for name in judge.files}
+    paths = {name: found.path / name for name in judge.files}
     sha256 = {name: _sha256(path) for name, path in paths.items()}
     for name, known in judge.hashes.items():
         if known and not same_hash(sha256[name], known):
@@ -266,8 +263,8 @@ def fetch_judge(key: str, on_progress: Progress | None = None, on_notice: Notice
     found = _found(judge)
     if judge.repo is None or (found and not found.repository and not found.missing):
         return find_judge(key).folder
-    hashes = judge.entries(judge.repo)
-    return fetch_files(key, judge.repo, judge.revision, hashes, on_progress=on_progress, on_notice=on_notice)
+    place = fetch_files(key, judge.repo, judge.revision, judge.entries, on_progress=on_progress, on_notice=on_notice)
+    return place / judge.inside
 
 
 def list_judges() -> list[Inventoried]:
@@ -291,15 +288,14 @@ def check_judge(key: str, on_progress: Progress | None = None) -> Iterator[Check
         RequestError: there is no such judge.
         WeightsError: nothing of it is on this machine.
     """
-    found = describe_judge(key)
-    yield from check_files(found.path, known_judge(key).entries(found.repository), on_progress)
+    yield from check_files(describe_judge(key).path, known_judge(key).hashes, on_progress)
 
 
 def remove_judge(key: str, on_notice: Notice = print) -> tuple[Path, int]:
-    """Delete a judge from the cache; other revisions of its repository stay.
+    """Delete a judge's files from the cache. Others of its repository, which other programs fetched, stay.
 
     Returns:
-        The folder that is gone, and the bytes freed.
+        The folder that they were in, and the bytes freed.
 
     Raises:
         RequestError: there is no such judge, or it is never in the cache.
@@ -309,9 +305,7 @@ def remove_judge(key: str, on_notice: Notice = print) -> tuple[Path, int]:
     judge = known_judge(key)
     if judge.repo is None:
         raise RequestError(f"{key} is in folders of your own only, in which nothing is removed. Do so by hand.")
-    ours = snapshot(judge.repo, judge.revision)
-    others = [place for place in snapshots(storage(judge.repo)) if place != ours]
-    return remove_repository(key, judge.repo, judge.revision if others else None, on_notice)
+    return remove_files(key, judge.repo, judge.revision, judge.entries, on_notice)
 
 
 def known_judge(key: str) -> Judge:
@@ -323,20 +317,20 @@ def known_judge(key: str) -> Judge:
 
 def _found(judge: Judge, folder: Path | None = None) -> Inventoried | None:
     """What is here of a judge: the first place that has all of it, else the first that has some."""
-    places = [describe_files(judge.key, at, list(judge.entries(repo)), repo) for at, repo in _places(judge, folder)]
+    places = [describe_files(judge.key, place, judge.files, judge.repo, at) for place, at in _places(judge, folder)]
     some = [found for found in places if len(found.missing) < len(judge.files)]
     return min(some, key=lambda found: bool(found.missing), default=None)
 
 
 def _places(judge: Judge, folder: Path | None) -> Iterator[tuple[Path, str | None]]:
-    """Where a judge's files may be; with the repository where it is the cache."""
+    """The folders where a judge's files may be, with the commit where it is one of the cache."""
     named = os.environ.get(FOLDER_VARIABLE)
     for place in (folder, Path(named).expanduser() if named else None):
         if place is not None:
             yield place / judge.key, None
     cached = snapshot(judge.repo, judge.revision) if judge.repo else None
     if cached:
-        yield cached, judge.repo
+        yield cached / judge.inside, cached.name
 
 
 def _absent(judge: Judge, found: Inventoried | None) -> str:

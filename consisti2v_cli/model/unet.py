@@ -42,7 +42,9 @@ class Level(nn.Module):
     def layer(self, i: int, x: Tensor, emb: Tensor, text: TextKeysValues) -> Tensor:
         """Layer `i`: `b f h w c` -> `b f h w c'`."""
         if self.gradient_checkpointing and torch.is_grad_enabled():
-            return checkpoint(self._layer, i, x, emb, text, use_reentrant=False)  # type: ignore[no-any-return]
+            # nothing here draws random numbers, whose state would be read, which a capture forbids
+            kept: Tensor = checkpoint(self._layer, i, x, emb, text, use_reentrant=False, preserve_rng_state=False)
+            return kept
         return self._layer(i, x, emb, text)
 
     def _layer(self, i: int, x: Tensor, emb: Tensor, text: TextKeysValues) -> Tensor:

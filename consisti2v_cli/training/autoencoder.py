@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Generator, Tensor, nn
 
-from consisti2v_cli.training.loop import Draw, Figures, Part, autocast, seeded
+from consisti2v_cli.training.loop import Draw, Figures, Model, Part, autocast, seeded
 from consisti2v_cli.training.objective import (
     charbonnier,
     normal_divergence,
@@ -24,6 +24,7 @@ from consisti2v_cli.training.pca import start_from_components
 from consisti2v_cli.training.pictures import grid
 from consisti2v_cli.training.records import publishing
 from consisti2v_cli.training.settings import AutoencoderSettings
+from consisti2v_cli.weights.load import load_part
 
 SHOWN = 8  # photos in a picture of samples
 
@@ -75,7 +76,7 @@ class AutoencoderPart(Part):
     ) -> None:
         """`validation`: photos that are not trained on, `n 3 h w`; `start`: a model folder to go on from."""
         torch.manual_seed(settings.seed)
-        vae = AutoencoderKL.from_pretrained(start / "vae") if start else AutoencoderKL(**settings.model)
+        vae = load_part(start, "vae").requires_grad_(True) if start else AutoencoderKL(**settings.model)
         if settings.components_photos and not start:
             drawn = photos.draw(settings.components_photos, seeded(settings.seed, self.name, "components"))
             start_from_components(vae, drawn.cpu())
@@ -83,7 +84,7 @@ class AutoencoderPart(Part):
         self.module = Rebuild(vae, settings.latent_noise)
         self.validation = None if validation is None else validation.to(device)
 
-    def loss(self, model: nn.Module, draw: Draw) -> tuple[Tensor, Figures]:
+    def loss(self, model: Model, draw: Draw) -> tuple[Tensor, Figures]:
         """How far rebuilt photos are from the photos, and the latents from a standard normal."""
         settings, share = self.settings, draw.step / self.settings.steps
         pictures = self.photos.draw(settings.batch, draw.generator("photos")).to(self.device)
@@ -91,7 +92,7 @@ class AutoencoderPart(Part):
             pictures = _tiles(pictures, settings.tile)
         self.module.encoder_learns(share >= settings.encoder_from)
         noise = self._noise(pictures, draw.generator("latents", device=self.device))
-        with autocast(self.device, settings.dtype):
+        with autocast(self.device, settings.dtype, cached=not settings.compile):
             rebuilt, mean, log_variance = model(pictures, noise)
         distance = (squared_error if share >= settings.squared_from else charbonnier)(rebuilt, pictures)
         divergence = normal_divergence(mean, None if settings.latent_noise is not None else log_variance)

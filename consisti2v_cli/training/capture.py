@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,8 @@ class Captured:
     """A module in training, captured when it is first called with a kind of input, and anew when that changes.
 
     Takes tensors only, by position. What it returns lies where the next call writes, so the backward pass must come
-    before it. Inputs get no gradients. Autocast must not cache weights (`cache_enabled=False`).
+    before it. Inputs get no gradients. Parameters stay where they lie in memory, whatever becomes of their values.
+    Autocast must not cache weights (`cache_enabled=False`).
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -29,7 +31,8 @@ class Captured:
     def __call__(self, *given: Tensor) -> Any:
         kind = ([tensor.shape for tensor in given], [weight.requires_grad for weight in self.module.parameters()])
         if kind != self.kind:
-            self.graphs = self.module.forward  # the memory of the old ones is free before the new ones need theirs
+            self.kind, self.graphs = None, self.module.forward
+            gc.collect()  # old graphs are in cycles; were they freed during a capture, it would fail
             self.graphs = self._capture(given)
             self.kind = kind
         return self.graphs(*given)

@@ -1,4 +1,7 @@
-"""The one training loop: every draw follows from (seed, part, step), so a killed run goes on bit for bit."""
+"""The one training loop: every draw follows from (seed, part, step), so a killed run goes on bit for bit.
+
+That holds on one kind of device: others draw other noise.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 Figures = dict[str, Tensor]  # scalars on the training device
+Model = nn.Module | Captured  # what is trained, as a step calls it
 FINITE = ("loss", "gradient")  # figures that must be, or the weights are lost
 
 
@@ -47,7 +51,7 @@ class Draw:
 
 
 def seeded(*what: str | int, device: torch.device | str = "cpu") -> Generator:
-    """A generator whose state follows from `what` alone. Much noise is drawn where it is needed, few numbers here."""
+    """A generator whose state follows from `what` alone; each kind of device makes other numbers of it."""
     digest = hashlib.sha256(repr(what).encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
@@ -60,8 +64,9 @@ class Part(ABC):
     module: Any  # an nn.Module: all that learns, and what `loss` calls
 
     @abstractmethod
-    def loss(self, model: nn.Module, draw: Draw) -> tuple[Tensor, Figures]:
-        """The loss of one batch; `model` is `module`, perhaps wrapped for several processes."""
+    def loss(self, model: Model, draw: Draw) -> tuple[Tensor, Figures]:
+        """The loss of one batch; `model` is `module`, perhaps wrapped, compiled or captured: it takes tensors alone, by
+        position, and what it returns holds until it is called again."""
 
     def groups(self) -> list[dict[str, Any]]:
         """Parameter groups for the optimiser, each with `rate`: a multiple of the learning rate."""
@@ -84,7 +89,10 @@ class Part(ABC):
 
 
 class Average:
-    """Exponential moving average of the weights; its decay warms up as (1 + step) / (10 + step)."""
+    """Exponential moving average of the weights; its decay warms up as (1 + step) / (10 + step).
+
+    Between two steps the module's weights lie where they always lay: what is captured knows them by their place.
+    """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
@@ -205,11 +213,14 @@ def learning_rate(base: float, step: int, settings: LoopSettings) -> float:
     return rate
 
 
-def autocast(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
-    """Mixed precision as the settings name it: nothing for fp32. Weights are cast where they are used, and once."""
+def autocast(device: torch.device, dtype: str, *, cached: bool = True) -> AbstractContextManager[Any]:
+    """Mixed precision as the settings name it: nothing for fp32.
+
+    `cached`: whether weights are cast once for all that uses them inside; what is captured must cast them itself.
+    """
     if dtype != "bf16":
         return nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
+    return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=cached)
 
 
 def decay_groups(module: nn.Module, weight_decay: float, rate: float = 1.0) -> list[dict[str, Any]]:
@@ -223,7 +234,7 @@ def decay_groups(module: nn.Module, weight_decay: float, rate: float = 1.0) -> l
     ]
 
 
-def _prepare(part: Part, settings: LoopSettings, accelerator: Accelerator, records: Records) -> tuple[nn.Module, State]:
+def _prepare(part: Part, settings: LoopSettings, accelerator: Accelerator, records: Records) -> tuple[Model, State]:
     part.module.to(accelerator.device)
     optimizer = torch.optim.AdamW(part.groups(), lr=settings.learning_rate, betas=(0.9, 0.999), fused=True)
     state = State(part.module, optimizer, Average(part.module, settings.ema))
@@ -237,18 +248,16 @@ def _prepare(part: Part, settings: LoopSettings, accelerator: Accelerator, recor
     return _faster(model, accelerator) if settings.compile else model, state
 
 
-def _faster(model: nn.Module, accelerator: Accelerator) -> Any:
-    """The same module, captured on cuda, and elsewhere compiled, when it is first called with a shape."""
+def _faster(model: nn.Module, accelerator: Accelerator) -> Model:
+    """The same module: one process on cuda captures it, others compile it, when it is first called with a shape."""
     if accelerator.device.type == "cuda" and accelerator.num_processes == 1:
         return Captured(model)
     check_compiler(accelerator.device)
     keep_compiled()
-    return torch.compile(model, dynamic=False)
+    return torch.compile(model, dynamic=False)  # type: ignore[return-value]
 
 
-def _step(
-    part: Part, model: nn.Module, state: State, settings: LoopSettings, accelerator: Accelerator
-) -> dict[str, Any]:
+def _step(part: Part, model: Model, state: State, settings: LoopSettings, accelerator: Accelerator) -> dict[str, Any]:
     """One optimiser step; returns scalars on the device, so that nothing waits for it."""
     model.train()
     rate = learning_rate(part.learning_rate(state.step), state.step, settings)

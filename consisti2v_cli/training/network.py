@@ -17,8 +17,8 @@ from consisti2v_cli.diffusion import alphas_cumprod, draw_noise, frameinit_noise
 from consisti2v_cli.errors import WeightsError
 from consisti2v_cli.model import UNetConfig, VideoUNet
 from consisti2v_cli.training import objective
-from consisti2v_cli.training.batch import ClipSource
-from consisti2v_cli.training.loop import Draw, Figures, Part, autocast, decay_groups, seeded
+from consisti2v_cli.training.batch import ClipSource, send
+from consisti2v_cli.training.loop import Draw, Figures, Model, Part, autocast, decay_groups, seeded
 from consisti2v_cli.training.pictures import grid
 from consisti2v_cli.training.records import keep, publishing, write_json
 from consisti2v_cli.training.settings import NetworkSettings, Stage
@@ -105,12 +105,12 @@ class NetworkPart(Part):
         self.photos = self._first_frames() if validation is None else validation
         self._encoded: dict[int, tuple[tuple[int, int], Clips]] = {}  # by batch of a step: the group and its clips
 
-    def loss(self, model: nn.Module, draw: Draw) -> tuple[Tensor, Figures]:
+    def loss(self, model: Model, draw: Draw) -> tuple[Tensor, Figures]:
         """Error of the predicted noise or velocity of frames 2..f; stage, clips, noise all follow from the step."""
         settings = self.settings
         stage, started = self._stage(draw.step)
         clips = self._clips(draw, stage, started)
-        generator = draw.generator("noise")
+        generator = draw.generator("choices")
         timesteps = objective.draw_timesteps(
             len(clips.captions),
             generator,
@@ -118,17 +118,17 @@ class NetworkPart(Part):
             high=stage.timestep_high,
             power=stage.timestep_power,
         )
-        noise = self._noise(clips.latents, draw.generator("clips' noise", device=self.device))
+        noise = self._noise(clips.latents, draw.generator("noise", device=self.device))
         captions = objective.drop_captions(clips.captions, settings.drop_text, generator)
-        timesteps = timesteps.to(self.device, non_blocking=True)
+        timesteps = send(timesteps, self.device)
         levels = self.levels[timesteps]
         weights = None
         if settings.snr_limit is not None:
             weights = objective.min_snr_weights(settings.prediction_type, levels, settings.snr_limit)
         noisy = objective.add_noise(clips.latents, noise, levels)
         first = objective.drop_images(clips.latents[:, :, :1], noisy[:, :, :1], settings.drop_image, generator)
-        with autocast(self.device, settings.dtype):
-            ids = tokenize(self.tokenizer, captions).to(self.device, non_blocking=True)
+        with autocast(self.device, settings.dtype, cached=not settings.compile):
+            ids = send(tokenize(self.tokenizer, captions), self.device)
             predicted = model(ids, noisy[:, :, 1:], timesteps, first, clips.strides)
         wanted = objective.target(settings.prediction_type, clips.latents, noise, levels)[:, :, 1:]
         return objective.diffusion_loss(predicted, wanted, weights), {}

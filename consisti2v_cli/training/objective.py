@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
+from consisti2v_cli.training.batch import send
+
 
 def draw_timesteps(batch: int, generator: Generator, *, low: int = 0, high: int = 1000, power: float = 1.0) -> Tensor:
     """One timestep a clip, `low <= t < high`; with `power` above 1 high noise comes more often.
@@ -63,7 +65,7 @@ def drop_captions(captions: Sequence[str], probability: float, generator: Genera
 def drop_images(first_frame: Tensor, noisy: Tensor, probability: float, generator: Generator) -> Tensor:
     """First frames `b c 1 h w`, some of them replaced by their noisy version."""
     dropped = torch.rand(len(first_frame), generator=generator) < probability
-    return torch.where(dropped.to(first_frame.device, non_blocking=True)[:, None, None, None, None], noisy, first_frame)
+    return torch.where(send(dropped, first_frame.device)[:, None, None, None, None], noisy, first_frame)
 
 
 def charbonnier(rebuilt: Tensor, pictures: Tensor) -> Tensor:

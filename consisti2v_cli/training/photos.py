@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 
 from consisti2v_cli.errors import RequestError
 from consisti2v_cli.media.image import SUFFIXES
+from consisti2v_cli.training.batch import send
 
 LEVELS = (1.0, 1.3, 1.75)  # short sides of the kept copies, in crop sizes: crops near 1:1 need no further filter
 WIDEST, TALLEST = 16 / 9, 3 / 4  # width to height; what is beyond is cut off at both ends
@@ -46,6 +47,8 @@ class Photos:
             self.pixels.append(canvas.to(self.device))
             extents.append(extent)
         self.extents = torch.stack(extents)  # level photos 2, in pixels, on the CPU
+        self._extents = self.extents.to(self.device, torch.float32)
+        self._wholes = torch.tensor([[level.shape[-1], level.shape[-2]] for level in self.pixels], device=self.device)
         self.shares = _shares(list(found))
 
     def __len__(self) -> int:
@@ -66,11 +69,11 @@ class Photos:
         Returns:
             `b 3 rows columns`, float32 in [0, 1].
         """
-        canvas = self.pixels[level][photo.to(self.device, non_blocking=True)].float().div_(255)
-        extent = self.extents[level][photo].float().to(self.device, non_blocking=True)[:, None, None, :]
+        number = send(photo, self.device)
+        canvas = self.pixels[level][number].float().div_(255)
+        extent = self._extents[level][number][:, None, None, :]
         inside = points.sub(extent).abs_().neg_().add_(extent).abs_()  # one reflection at either end
-        whole = torch.tensor([canvas.shape[-1], canvas.shape[-2]]).to(self.device, non_blocking=True)
-        inside = torch.minimum(inside, extent).mul_(2 / whole).sub_(1)
+        inside = torch.minimum(inside, extent).mul_(2 / self._wholes[level]).sub_(1)
         return F.grid_sample(canvas, inside, mode=mode, padding_mode="border", align_corners=False)
 
 
@@ -95,16 +98,16 @@ class PhotoSource:
         corner = (extent - side[:, None]) * draws[:, 1:3]
         unit = (torch.arange(size) + 0.5) / size
         flipped = torch.where(draws[:, 3:4] < 0.5, 1 - unit, unit)  # b size
-        x = (corner[:, :1] + side[:, None] * flipped).to(photos.device, non_blocking=True)
-        y = (corner[:, 1:] + side[:, None] * unit).to(photos.device, non_blocking=True)
+        x = send(corner[:, :1] + side[:, None] * flipped, photos.device)
+        y = send(corner[:, 1:] + side[:, None] * unit, photos.device)
         points = torch.stack((x[:, None, :].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)), dim=-1)
         crops = torch.empty(batch, 3, size, size, device=photos.device)
         for number in range(len(LEVELS)):
             chosen = (level == number).nonzero()[:, 0]
             if len(chosen):
-                rows = chosen.to(photos.device, non_blocking=True)
+                rows = send(chosen, photos.device)
                 crops[rows] = photos.sample(photo[chosen], number, points[rows], mode="bicubic")
-        return _jitter(crops.clamp_(0, 1), draws[:, 4:].to(photos.device, non_blocking=True)).mul_(2).sub_(1)
+        return _jitter(crops.clamp_(0, 1), send(draws[:, 4:], photos.device)).mul_(2).sub_(1)
 
 
 @lru_cache(maxsize=2)

@@ -29,8 +29,8 @@ class LoopSettings:
     clip: float = 1.0  # largest norm of the gradient
     ema: float = 0.999  # decay of the averaged weights, which are the ones that are saved
     dtype: str = "fp32"  # or "bf16": autocast, with weights kept in float32
-    compile: bool = False  # forward and backward pass: on cuda captured as graphs, elsewhere compiled by torch
-    seed: int = 0  # every draw of every step follows from it
+    compile: bool = False  # both passes: captured as graphs by one process on cuda, else compiled by torch
+    seed: int = 0  # every draw of every step follows from it, on one kind of device
     log_every: int = 20  # steps between two lines of log.jsonl
     save_every: int = 500  # steps between two checkpoints
     sample_every: int = 500  # steps between two pictures of samples

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from consisti2v_cli.errors import RequestError
-from consisti2v_cli.training.batch import STRIDES, Batch
+from consisti2v_cli.training.batch import STRIDES, Batch, send
 from consisti2v_cli.training.captions import caption
 from consisti2v_cli.training.photos import LEVELS, Photos, open_photos
 
@@ -148,7 +148,7 @@ class SyntheticClips:
         self._cutouts(clips, plan, time)
         self._weather(clips, plan, time, generator)
         captions = [caption(name, int(stride), rng) for name, stride in zip(plan.motions, plan.strides, strict=True)]
-        strides = plan.strides.to(self.photos.device, non_blocking=True)
+        strides = send(plan.strides, self.photos.device)
         return Batch(clips.mul_(2).sub_(1), captions, plan.motions, strides)
 
     def _plan(self, batch: int, generator: Generator) -> tuple[_Plan, random.Random]:
@@ -169,7 +169,7 @@ class SyntheticClips:
         for number in range(len(LEVELS)):
             rows = (level == number).nonzero()[:, 0]
             if len(rows):
-                on_device = rows.to(self.photos.device, non_blocking=True)
+                on_device = send(rows, self.photos.device)
                 found = self.photos.sample(photo[rows], number, points[on_device].flatten(1, 2))
                 clips[on_device] = found.unflatten(2, (frames, height)).transpose(1, 2)
         return clips
@@ -179,7 +179,7 @@ class SyntheticClips:
         for row in plan.rows("light"):
             low, high = BRIGHTEN if MOTIONS[plan.motions[row]].sign > 0 else DARKEN
             full = math.log(low + (high - low) * float(plan.draws[row, SPEED]))
-            factor = (_ease(plan, time)[row] * full).exp().to(clips.device, non_blocking=True)[:, None, None, None]
+            factor = send((_ease(plan, time)[row] * full).exp(), clips.device)[:, None, None, None]
             clips[row] = 1 - (1 - clips[row]).clamp(min=0) ** factor if full > 0 else clips[row] * factor
 
     def _cutouts(self, clips: Tensor, plan: _Plan, time: Tensor) -> None:
@@ -196,11 +196,11 @@ class SyntheticClips:
             _directions(part)[:, None, :]
             * (part.between(SPEED, *CUTOUT_PAN)[:, None] * _ease(part, time[rows]))[..., None]
         )
-        centre = (_cutout_start(part)[:, None, :] + shift).to(device, non_blocking=True)  # b f 2, in sides of the frame
+        centre = send(_cutout_start(part)[:, None, :] + shift, device)  # b f 2, in sides of the frame
         grid = (_pixel_grid(size, device) - centre[:, :, None, None, :] * size) * (2 / size)  # b f h w 2
         moved = F.grid_sample(sprite, grid.flatten(1, 2), align_corners=False).unflatten(2, (-1, size)).transpose(1, 2)
         colour, alpha = moved[:, :, :3], moved[:, :, 3:]  # the colour is already multiplied by alpha
-        where = torch.tensor(rows).to(device, non_blocking=True)
+        where = send(torch.tensor(rows), device)
         clips[where] = clips[where] * (1 - alpha) + colour
 
     def _weather(self, clips: Tensor, plan: _Plan, time: Tensor, generator: Generator) -> None:
@@ -208,12 +208,12 @@ class SyntheticClips:
         size, device = self.photos.size, clips.device
         for row in plan.rows("weather"):
             rain = MOTIONS[plan.motions[row]].sign > 0
-            sheets = _sheets(size, rain, plan.draws[row], generator).to(device, non_blocking=True)  # 2 1 h w
+            sheets = send(_sheets(size, rain, plan.draws[row], generator), device)  # 2 1 h w
             speed = (2.2 if rain else 0.8) + 0.4 * plan.draws[row, SPEED]
             drift = (plan.draws[row, ANGLE] - 0.5) * (0.2 if rain else 0.5)
             for sheet, nearness in zip(sheets, (0.75, 1.0), strict=True):
                 fallen = (time[row] * speed * nearness * size)[:, None, None]  # f 1 1, in pixels
-                fallen = fallen.to(device, non_blocking=True)
+                fallen = send(fallen, device)
                 x, y = _pixel_grid(size, device).unbind(-1)
                 x, y = x - fallen * drift, y - fallen  # f h w: where the flake seen here was at first
                 wrapped = torch.stack((x.remainder(size), y.remainder(size)), dim=-1) * (2 / size) - 1
@@ -264,10 +264,10 @@ def _place(plan: _Plan, time: Tensor, photos: Photos) -> tuple[Tensor, Tensor]:
     angle = turning[:, None] * way
     # the content turns counterclockwise (y points down), so what is read turns the other way
     rows = torch.stack((angle.cos(), -angle.sin(), angle.sin(), angle.cos()), dim=-1).unflatten(-1, (2, 2))
-    matrix = (rows * scale[..., None, None]).to(photos.device, non_blocking=True)
+    matrix = send(rows * scale[..., None, None], photos.device)
     offsets = _pixel_grid(photos.size, photos.device) - photos.size / 2  # h w 2
     points = torch.einsum("bfij,hwj->bfhwi", matrix, offsets)
-    points += centre[:, :, None, None, :].to(photos.device, non_blocking=True)
+    points += send(centre[:, :, None, None, :], photos.device)
     return _ripple(points, plan, time, photos), level
 
 
@@ -288,9 +288,9 @@ def _ripple(points: Tensor, plan: _Plan, time: Tensor, photos: Photos) -> Tensor
     for row in plan.rows("ripple"):
         draws = plan.draws[row]
         amplitude = (RIPPLE[0] + (RIPPLE[1] - RIPPLE[0]) * float(draws[SPEED])) * photos.size
-        grown = ((time[row] * 3).clamp(max=1) * amplitude).to(points.device, non_blocking=True)[:, None, None]  # f 1 1
+        grown = send((time[row] * 3).clamp(max=1) * amplitude, points.device)[:, None, None]  # f 1 1
         x, y = (_pixel_grid(photos.size, points.device) * (2 * math.pi / photos.size)).unbind(-1)  # h w
-        beat = (time[row] * (12 + 8 * draws[SHAPE])).to(points.device, non_blocking=True)[:, None, None]
+        beat = send(time[row] * (12 + 8 * draws[SHAPE]), points.device)[:, None, None]
         waves = 2 + 3 * float(draws[SHAPE + 1])
         points[row, ..., 0] += grown * torch.sin(y * waves + x + beat + 6 * float(draws[SHAPE + 2]))
         points[row, ..., 1] += grown * torch.sin(x * waves * 0.8 - y - beat + 6 * float(draws[SHAPE + 3]))
@@ -319,9 +319,9 @@ def _sprites(plan: _Plan, photos: Photos) -> Tensor:
     extent = photos.extents[0, plan.second].float()
     half = size / 2
     centre = half + (extent - size) * plan.draws[:, SHAPE + 1, None]
-    points = (centre[:, None, None, :] + offsets).to(photos.device, non_blocking=True)
+    points = send(centre[:, None, None, :] + offsets, photos.device)
     colour = photos.sample(plan.second, 0, points)
-    alpha = alpha.to(photos.device, non_blocking=True)
+    alpha = send(alpha, photos.device)
     return torch.cat((colour * alpha, alpha), dim=1)
 
 

@@ -22,7 +22,7 @@ from consisti2v_cli.errors import RequestError
 from consisti2v_cli.training.batch import STRIDES
 from consisti2v_cli.training.captions import all_captions, caption
 from consisti2v_cli.training.data import MOTIONS
-from consisti2v_cli.training.loop import Draw, Figures, Part, autocast, seeded
+from consisti2v_cli.training.loop import Draw, Figures, Model, Part, autocast, seeded
 from consisti2v_cli.training.records import BEGINNING, publishing
 from consisti2v_cli.training.settings import TextSettings
 
@@ -103,7 +103,7 @@ class TextPart(Part):
         self.classes = list(MOTIONS)
         self.module = Classifier(CLIPTextModel(config), len(self.classes))
 
-    def loss(self, model: nn.Module, draw: Draw) -> tuple[Tensor, Figures]:
+    def loss(self, model: Model, draw: Draw) -> tuple[Tensor, Figures]:
         """Cross-entropy of the class of motion that a caption speaks of."""
         captions, classes = self._draw(self.settings.batch, draw.generator("captions"))
         with autocast(self.device, self.settings.dtype):

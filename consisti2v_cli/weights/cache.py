@@ -215,7 +215,7 @@ def forget(entry: Path) -> int:
 
 def finish_forgetting(place: Path) -> None:
     """Go on where a process was killed that forgot entries of this snapshot."""
-    for forgotten in [*place.glob(f".*{_FORGOTTEN}"), *place.glob(f"*/.*{_FORGOTTEN}")]:
+    for forgotten in list(place.rglob(f".*{_FORGOTTEN}")):
         entry = forgotten.with_name(forgotten.name[1:].removesuffix(_FORGOTTEN))
         os.replace(forgotten, entry)
         if entry.exists():

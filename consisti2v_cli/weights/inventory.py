@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from consisti2v_cli.errors import ConsistI2VError, RequestError, WeightsError
 
-from .cache import hub_cache, is_model, locked, read_reference, repositories, snapshot, snapshots, storage
+from .cache import forget, hub_cache, is_model, locked, read_reference, repositories, snapshot, snapshots, storage
 from .folder import STEMS, ModelFolder, missing
 from .hub import repository
 from .registry import BUNDLED, MODELS, SMALL, local_folder
@@ -49,8 +49,8 @@ def describe(folder: ModelFolder) -> Inventoried:
     return _inventory(folder.name, folder.path, repo, _references(storage(repo)).get(folder.revision))
 
 
-def describe_files(name: str, folder: Path, wanted: Sequence[str], repo: str | None) -> Inventoried:
-    """Some files of a folder, which is a snapshot where there is a repository, as `list_models` has a model's."""
+def describe_files(name: str, folder: Path, wanted: Sequence[str], repo: str | None, commit: str | None) -> Inventoried:
+    """Some files of a folder, as `list_models` has a model's: one in the snapshot of a commit, or (None) a person's."""
     here = [file for file in wanted if (folder / file).is_file()]
     return Inventoried(
         model=name,
@@ -58,9 +58,9 @@ def describe_files(name: str, folder: Path, wanted: Sequence[str], repo: str | N
         bytes=sum((folder / file).stat().st_size for file in here),
         dtypes={},
         missing=tuple(file for file in wanted if file not in here),
-        repository=repo,
-        revision=folder.name if repo else None,
-        references=tuple(_references(storage(repo)).get(folder.name, ())) if repo else (),
+        repository=repo if commit else None,
+        revision=commit,
+        references=tuple(_references(storage(repo)).get(commit, ())) if repo and commit else (),
     )
 
 
@@ -78,16 +78,37 @@ def remove_model(model: str, revision: str | None = None, on_notice: Callable[[s
     if local_folder(model) is not None:
         why = "is part of the package" if model in MODELS else "is a folder of your own"
         raise RequestError(f"{model} {why}: only what is in the cache is removed.")
-    return remove_repository(model, repository(model), revision, on_notice)
+    return _remove_repository(model, repository(model), revision, on_notice)
 
 
-def remove_repository(
-    name: str, repo: str, revision: str | None = None, on_notice: Callable[[str], None] = print
+def remove_files(
+    name: str, repo: str, revision: str, files: Iterable[str], on_notice: Callable[[str], None] = print
 ) -> tuple[Path, int]:
-    """Delete a repository from the cache, all of it or one revision; `name`: what a person calls it.
+    """Delete files of a repository's revision from the cache, and what then is empty; `name`: what a person calls them.
 
     Returns and raises as `remove_model`.
     """
+    whole, place = storage(repo), snapshot(repo, revision)
+    entries = [place / file for file in files if (place / file).is_file()] if place else []
+    with locked(whole.name, lambda: on_notice(f"Another process is fetching {name}; waiting for it.")):
+        freed = sum(forget(entry) for entry in entries)
+        if place and not _has_files(place):
+            shutil.rmtree(place, ignore_errors=True)
+    if whole.is_dir() and not _has_files(whole / "snapshots"):  # at most what was never fetched to its end
+        return place or whole, freed + _remove_repository(name, repo, None, on_notice)[1]
+    if place is None or not entries:
+        raise WeightsError(f"{name} is not in the cache.")
+    return place, freed
+
+
+def _has_files(folder: Path) -> bool:
+    return any(entry.is_file() for entry in folder.rglob("*"))
+
+
+def _remove_repository(
+    name: str, repo: str, revision: str | None, on_notice: Callable[[str], None]
+) -> tuple[Path, int]:
+    """Delete a repository from the cache, all of it or one revision. Returns and raises as `remove_model`."""
     place = storage(repo)
     folder = snapshot(repo, revision) if revision else place
     if folder is None or not folder.is_dir():

@@ -9,8 +9,9 @@ redistribute: the pictures in scikit-image's wheel, the samples of Debian's ``op
 ``lomiri-wallpapers-16.04`` (CC-BY 4.0 or CC0, authors in their names) and Big Buck Bunny ((c) 2008 Blender Foundation,
 CC-BY 3.0), which the source distribution of moviepy 2.2.1 carries and pip downloads.
 
-Which photos are held out is decided by a fixed rule and not by looking: the colour photos are ordered by the SHA-256 of
-their names, and the first 20 are held out. ``--fixtures`` writes the small files of ``tests/fixtures`` as well.
+Which photos are held out is decided by a fixed rule and not by looking: the colour photos of scikit-image and OpenCV
+are ordered by the SHA-256 of their names, and the first 20 are held out. ``--fixtures`` writes the small files of
+``tests/fixtures`` as well.
 """
 
 from __future__ import annotations

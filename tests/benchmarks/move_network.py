@@ -5,23 +5,22 @@
 Writes the model folder OUT: the text encoder, tokenizer, scheduler and settings of MODEL, the autoencoder of the model
 folder AUTOENCODER, and MODEL's network between two linear maps. Between the latents of two autoencoders that have
 learned from alike photos much is linear: each map is fitted by least squares on photos from the folder PHOTOS, and goes
-into the weights of the network's first and last layer. Printed is how much of the variance of the latents each map
-explains. Then go on with training:
+into the weights of the network's first and last layer. Printed is how much of the latents' energy each map explains.
+Noise that goes through the first map is no longer of equal deviation everywhere, which training has to make good:
 
     consisti2v train network --init OUT -o OUT ...
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import shutil
-import sys
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn import functional as F
 
 from consisti2v_cli.training.loop import seeded
 from consisti2v_cli.training.photos import PhotoSource
@@ -34,14 +33,19 @@ KEPT = ("text_encoder", "tokenizer", "scheduler")
 
 
 def main() -> None:
-    model, autoencoder, photos, out = map(Path, sys.argv[1:])
-    explained = move(model, autoencoder, photos, out)
-    print("explained of the latents' variance: {:.0%} of the old, {:.0%} of the new".format(*explained))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("model", "autoencoder", "photos", "out"):
+        parser.add_argument(name, type=Path)
+    options = parser.parse_args()
+    if options.out.exists():
+        parser.error(f"{options.out} exists already")
+    explained = move(options.model, options.autoencoder, options.photos, options.out)
+    print("explained of the latents' energy: {:.0%} of the old, {:.0%} of the new".format(*explained))
 
 
 @torch.no_grad()
 def move(model: Path, autoencoder: Path, photos: Path, out: Path) -> tuple[float, float]:
-    """Write `out`; returns the shares of variance that the maps to the old and to the new latents explain."""
+    """Write `out`; returns the shares of energy that the maps to the old and to the new latents explain."""
     size = read_settings(model).native_size
     crops = PhotoSource(photos, size)
     pictures = torch.cat([crops.draw(BATCH, seeded("move", number)) for number in range(BATCHES)])
@@ -77,9 +81,8 @@ def latents(folder: Path, pictures: Tensor) -> Tensor:
 def linear_map(given: Tensor, wanted: Tensor) -> tuple[Tensor, float]:
     """The matrix `c d` that makes `n d h w` of `n c h w` with the least squared error, and the share it explains."""
     x, y = (tensor.transpose(0, 1).flatten(1).T for tensor in (given, wanted))
-    solved = torch.linalg.lstsq(F.pad(x, (0, 1), value=1.0), y).solution
-    rest = F.pad(x, (0, 1), value=1.0) @ solved - y
-    return solved[:-1], 1 - float(rest.square().sum() / (y - y.mean(dim=0)).square().sum())
+    matrix = torch.linalg.lstsq(x, y).solution
+    return matrix, 1 - float((x @ matrix - y).square().sum() / y.square().sum())
 
 
 if __name__ == "__main__":

@@ -22,22 +22,22 @@ How to make the model on one large graphics card (an H200 needs about an hour). 
     python tests/benchmarks/collect_photos.py data
     python tests/benchmarks/collect_shots.py data/shots
 
-Then on the machine with the card, which needs no network: torch with CUDA, transformers, numpy, click, rich, wheels of
-`accelerate diffusers huggingface_hub imageio-ffmpeg opencv-python-headless pillow platformdirs safetensors tokenizers`.
-Each command ends within nine minutes with a checkpoint, and the next one goes on from there:
+Then on the machine with the card: torch with CUDA, transformers, numpy, click, rich, and wheels of `accelerate
+diffusers huggingface_hub imageio-ffmpeg opencv-python-headless pillow platformdirs safetensors tokenizers`. A command
+that is stopped goes on from its last checkpoint when it is given again; `--minutes` stops one by itself:
 
     export PYTHONPATH=.
     TRAIN="python -m consisti2v_cli train --config sketch-gpu -o small --validation data/heldout"
-    $TRAIN autoencoder --data synthetic:data/train --minutes 5
-    $TRAIN text --minutes 1
-    $TRAIN network --data synthetic:data/train --videos data/shots --minutes 9      # and again, until it is finished
+    $TRAIN autoencoder --data synthetic:data/train
+    $TRAIN text
+    $TRAIN network --data synthetic:data/train --videos data/shots
     python tests/benchmarks/small_model.py --model small --clips 16 --sheet sheet.png
     python tests/benchmarks/bundle_model.py small
 
 A network that has learned with another autoencoder need not begin anew: see ``move_network.py``.
 
-Whether to go on is seen after the network's first nine minutes, in the line of step 6000 that has `heard` and `moved`,
-measured on pans at high noise. Go where `heard` is 0.05 or more (with captions swapped the error grows by 5 %) and
+Whether to go on is seen in the log of the network, in the line of step 6000 that has `heard` and `moved`, measured on
+pans at high noise. Go where `heard` is 0.05 or more (with captions swapped the error grows by 5 %) and
 `moved` is below 1 (the predicted clip is nearer the true one than the first frame, repeated). Where it is not so, copy
 the preset, leave `["pans:2", "lights:2", "still"]` of the motions in its stages, and begin the network again with
 --restart: few motions that are followed are worth more than many that are not.

@@ -95,8 +95,12 @@ def main() -> None:
     kinds = [(PlainNetwork, dtype, False) for dtype in arguments.plain_dtype]
     for dtype in arguments.dtypes or default_dtypes(device):
         kinds += [(VideoUNet, dtype, compiled) for compiled in (False, True)[: 1 + arguments.compile]]
-    weights_in = {dtype: in_precision(weights, DTYPES[dtype]) for dtype in {dtype for _, dtype, _ in kinds}}
-    rows = [make_row(kind, config, dtype, weights_in[dtype], given, compiled) for kind, dtype, compiled in kinds]
+    weights_of = {}
+    for kind, dtype in {(kind, dtype) for kind, dtype, _ in kinds}:
+        weights_of[kind, dtype] = in_precision(weights, DTYPES[dtype])
+        if kind is VideoUNet:
+            weights_of[kind, dtype] = as_loaded(weights_of[kind, dtype], device)
+    rows = [make_row(kind, config, dtype, weights_of[kind, dtype], given, compiled) for kind, dtype, compiled in kinds]
     for row in rows:
         if isinstance(row.network, VideoUNet):
             check_attention(arguments.attention, device, DTYPES[row.dtype])
@@ -145,18 +149,12 @@ def make_row(
     given: tuple[Tensor, ...],
     compiled: bool = False,
 ) -> Row:
-    """A network on these weights, ours with kernels laid as loading does; operations are counted before it has any."""
+    """A network on these very weights, not a copy of them; its operations are counted before it has any."""
     with torch.device("meta"):
         network = kind(config).eval().requires_grad_(False)
     meta = prepare(network, tuple(tensor.to("meta") for tensor in given))
     with FlopCounterMode(display=False) as counter:
         guided_step(network, *meta)
-    if kind is VideoUNet:
-        device = given[0].device
-        weights = {
-            name: tensor.to(memory_format=layout("unet", tuple(tensor.shape), device))
-            for name, tensor in weights.items()
-        }
     network.load_state_dict(weights, assign=True)
     inputs = prepare(network, tuple(tensor.to(DTYPES[dtype]) for tensor in given))
     if compiled:
@@ -202,6 +200,12 @@ def draw_weights(config: UNetConfig, device: torch.device) -> dict[str, Tensor]:
 def in_precision(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     """The same tensors where they have it already; rotary frequencies stay float32 always."""
     return {name: tensor if name.endswith("freqs") else tensor.to(dtype) for name, tensor in weights.items()}
+
+
+def as_loaded(weights: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """The same, laid in memory as loading a model lays them."""
+    layouts = {name: layout("unet", tuple(tensor.shape), device) for name, tensor in weights.items()}
+    return {name: tensor.to(memory_format=layouts[name]) for name, tensor in weights.items()}
 
 
 @torch.inference_mode()

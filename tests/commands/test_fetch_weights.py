@@ -9,6 +9,8 @@ import sys
 import pytest
 from loopback_hub import Hub, Trouble, same_files
 
+from consisti2v_cli.evaluation.judges import JUDGES
+
 UNET = "unet/diffusion_pytorch_model.safetensors"
 REPO = "somebody/tiny"
 
@@ -43,6 +45,13 @@ def test_a_model_is_fetched_and_named_by_its_folder(run, hub, snapshot, tiny_mod
     assert same_files(snapshot, tiny_model)
     again = run("fetch-weights", REPO, "-q", env={"HF_HUB_OFFLINE": "1"})
     assert (again.stdout, again.stderr) == (f"{snapshot}\n", "")
+
+
+def test_its_help_says_of_each_judge_where_it_comes_from(run):
+    fetched, own = " ".join(run("fetch-weights", "--help").stdout.split()).split("CONSISTI2V_JUDGES names")
+    for key, judge in JUDGES.items():
+        assert key in (fetched if judge.repo else own)
+        assert key not in (own if judge.repo else fetched)
 
 
 def test_a_killed_command_goes_on_when_it_is_started_again(run, hub, snapshot, environment, tmp_path, tiny_model):

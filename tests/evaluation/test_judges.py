@@ -195,7 +195,7 @@ def test_a_proposed_change_is_a_branch_too(hub, run, made_up, here, place):
 def test_one_in_a_folder_of_a_space(hub, run, made_up, here, tmp_path):
     """The hub has other addresses for spaces, the cache another place; a person's folder has the bare file."""
     hub.repo = "spaces/somebody/judge"
-    judge = made_up(folder="deep/down", files=(WEIGHTS,), sha256=(sha256(hub.files / WEIGHTS),))
+    judge = made_up(inside="deep/down", files=(WEIGHTS,), sha256=(sha256(hub.files / WEIGHTS),))
     (hub.files / "deep" / "down").mkdir(parents=True)
     whole = (hub.files / WEIGHTS).rename(hub.files / "deep" / "down" / WEIGHTS)
     shown = run(judge, KEY)
@@ -204,7 +204,12 @@ def test_one_in_a_folder_of_a_space(hub, run, made_up, here, tmp_path):
     here(judge)
     found = find_judge(KEY)
     assert (found.weights, found.revision) == (place / "deep" / "down" / WEIGHTS, COMMIT)
-    assert run(judge, KEY, "--check").stdout == f"deep/down/{WEIGHTS}: right (known hash)\n"
+    assert shown.stdout == f"{found.folder}\n" == f"{place / 'deep' / 'down'}\n"
+    assert run(judge, "--list").stdout.splitlines()[1].split()[:6] == [KEY, "0.4", "MB", "-", COMMIT[:12], "-"]
+    assert run(judge, KEY, "--check").stdout == f"{WEIGHTS}: right (known hash)\n"
+    found.weights.rename(found.weights.with_name(f".{WEIGHTS}.forgotten"))  # as a process leaves it that was killed
+    assert run(judge, KEY).returncode == 0
+    assert [file.name for file in found.folder.iterdir()] == [WEIGHTS]
     (tmp_path / "own" / KEY).mkdir(parents=True)
     (tmp_path / "own" / KEY / WEIGHTS).write_bytes(whole.read_bytes())
     assert find_judge(KEY, tmp_path / "own").weights == tmp_path / "own" / KEY / WEIGHTS
@@ -300,6 +305,18 @@ def test_list_check_and_remove(hub, run, made_up, place):
     assert not place.parents[1].exists()
     assert run(judge, KEY, "--remove").returncode == 3
     assert run(judge, KEY, "--check").returncode == 3
+
+
+def test_what_other_programs_fetched_of_the_repository_stays(hub, run, made_up, place):
+    judge = made_up(files=(WEIGHTS,), sha256=made_up().sha256[:1])
+    run(made_up(), KEY)  # with the small file, that this judge does not need
+    removed = run(judge, KEY, "--remove")
+    assert removed.stdout == f"{place}\n"
+    assert "0.4 MB freed" in removed.stderr
+    assert [file.name for file in place.iterdir()] == [SMALL]
+    assert len(list((place.parents[1] / "blobs").iterdir())) == 1
+    assert run(judge, KEY, "--remove").returncode == 3
+    assert (place / SMALL).read_text() == "{}"
 
 
 def test_other_revisions_of_the_repository_stay(hub, run, made_up, place):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,12 @@ from benchmarks.bundle_model import bundle
 
 from consisti2v_cli.errors import WeightsError
 from consisti2v_cli.weights.load import load_model
+from consisti2v_cli.weights.registry import BUNDLED
+
+
+def test_the_bundled_model_names_no_place_on_the_machine_that_made_it() -> None:
+    for file in [*BUNDLED.rglob("*.json")]:
+        assert not re.search(r'"(/|[A-Z]:\\)', file.read_text(encoding="utf-8")) or file.name == "tokenizer.json"
 
 
 def test_the_old_bundle_stays_until_the_new_one_has_loaded(model_copy: Path, tmp_path: Path) -> None:
