@@ -101,7 +101,7 @@ def spread(
     """
     wanted = [clips] if measure is IS else [clips, real]
     if few := [len(some) for some in wanted if len(some) < FEWEST]:
-        return Spread(None, len(clips), f"{few[0]} clips, where {FEWEST} are needed at the least")
+        return Spread(None, len(clips), f"clips: {few[0]}, where at least {FEWEST} are needed")
     left_out: list[str] = []
     try:
         with networks:

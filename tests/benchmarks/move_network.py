@@ -37,6 +37,9 @@ def main() -> None:
     for name in ("model", "autoencoder", "photos", "out"):
         parser.add_argument(name, type=Path)
     options = parser.parse_args()
+    needed = options.model / "unet", options.model / "vae", options.autoencoder / "vae", options.photos
+    if lacking := [folder for folder in needed if not folder.is_dir()]:
+        parser.error(f"there is no folder {lacking[0]}")
     if options.out.exists():
         parser.error(f"{options.out} exists already")
     explained = move(options.model, options.autoencoder, options.photos, options.out)

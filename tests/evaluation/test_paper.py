@@ -272,7 +272,7 @@ def test_frechet_distances_of_folders(spread_out: Callable[..., Any], monkeypatc
             metrics.frechet_distance(a, b, ddof=0), rel=1e-5
         )
         few = spread(FVD, ours[:15], real, networks)
-        assert (few.value, few.reason) == (None, "15 clips, where 16 are needed at the least")
+        assert (few.value, few.reason) == (None, "clips: 15, where at least 16 are needed")
         monkeypatch.setattr(sets.Excerpt, "read", lambda _: pytest.fail("read again"), raising=False)
         again = spread(FVD, ours, ours, networks)
         assert again.value == pytest.approx(0, abs=1e-3)

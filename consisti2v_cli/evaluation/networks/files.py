@@ -52,9 +52,13 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
 
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
-    with np.load(path, allow_pickle=False) as arrays:
-        if isinstance(arrays, np.ndarray):
-            raise ValueError("it holds no names")
+    try:
+        found = np.load(path, allow_pickle=False)
+    except ValueError:  # numpy takes what is no archive for a pickle, and offers to run it
+        raise ValueError("it is no archive of arrays") from None
+    if isinstance(found, np.ndarray):
+        raise ValueError("it holds no names")
+    with found as arrays:
         return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
 
 
