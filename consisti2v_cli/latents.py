@@ -68,7 +68,7 @@ def _encode(model: Model, picture: NDArray[np.uint8], generator: Generator | Non
     latent: Tensor = posterior.mean.cpu()
     if generator is not None:
         latent = latent + posterior.std.cpu() * torch.randn(latent.shape, generator=generator)
-    shift, scale = _latent_scale(model)
+    shift, scale = latent_scale(model.vae)
     return ((latent - shift) * scale)[:, :, None]
 
 
@@ -96,11 +96,12 @@ def decode_frames(model: Model, latents: Tensor, notice: OnNotice = say_nothing)
 
 def _decode(model: Model, latent: Tensor) -> Tensor:
     """A frame's latent `1 c h w` -> pixels `3 h w`, -1..1."""
-    shift, scale = _latent_scale(model)
+    shift, scale = latent_scale(model.vae)
     pixels: Tensor = on_device(model, "vae").decode(latent.to(model.device) / scale + shift).sample[0]
     return pixels
 
 
-def _latent_scale(model: Model) -> tuple[float, float]:
-    config = model.vae.config
+def latent_scale(vae: Any) -> tuple[float, float]:
+    """What is subtracted from an autoencoder's latents, and what they are then multiplied by, for the network."""
+    config = vae.config
     return config.get("shift_factor") or 0.0, config.scaling_factor

@@ -15,6 +15,7 @@ from transformers import CLIPTokenizer
 
 from consisti2v_cli.diffusion import alphas_cumprod, draw_noise, frameinit_noise, low_pass_mask, make_scheduler, sample
 from consisti2v_cli.errors import WeightsError
+from consisti2v_cli.latents import latent_scale
 from consisti2v_cli.model import UNetConfig, VideoUNet
 from consisti2v_cli.training import objective
 from consisti2v_cli.training.batch import ClipSource, send
@@ -213,21 +214,16 @@ class NetworkPart(Part):
                 deviations.append(posterior.std.float())
         mean = torch.cat(means)
         noise = torch.randn(mean.shape, generator=generator, device=self.device)
-        shift, scale = self._latent_scale()
+        shift, scale = latent_scale(self.vae)
         latents = (mean + torch.cat(deviations) * noise - shift) * scale
         clips: Tensor = latents.unflatten(0, frames.shape[:2]).transpose(1, 2)
         return clips
 
     def _decode(self, latents: Tensor) -> Tensor:
         """`c f h w` -> `f 3 h w`."""
-        shift, scale = self._latent_scale()
+        shift, scale = latent_scale(self.vae)
         some = latents.transpose(0, 1) / scale + shift
         return torch.cat([self.vae.decode(part).sample.float() for part in some.split(CODED_AT_ONCE)])
-
-    def _latent_scale(self) -> tuple[float, float]:
-        """What is subtracted from latents, and what they are then multiplied by: as in rendering."""
-        config = self.vae.config
-        return config.get("shift_factor") or 0.0, config.scaling_factor
 
     def _noise(self, latents: Tensor, generator: Generator) -> Tensor:
         batch, channels, frames, height, width = latents.shape

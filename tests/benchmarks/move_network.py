@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from consisti2v_cli.latents import latent_scale
 from consisti2v_cli.training.loop import seeded
 from consisti2v_cli.training.photos import PhotoSource
 from consisti2v_cli.training.records import write_json
@@ -77,8 +78,8 @@ def latents(folder: Path, pictures: Tensor) -> Tensor:
     """Of pictures `n 3 h w`, as the folder's network has them: `n c h w`."""
     vae = load_part(folder, "vae")
     means = torch.cat([vae.encode(some).latent_dist.mean for some in pictures.split(BATCH)])
-    latents: Tensor = (means - (vae.config.get("shift_factor") or 0.0)) * vae.config.scaling_factor
-    return latents
+    shift, scale = latent_scale(vae)
+    return (means - shift) * scale
 
 
 def linear_map(given: Tensor, wanted: Tensor) -> tuple[Tensor, float]:
