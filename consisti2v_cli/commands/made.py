@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from consisti2v_cli.commands.options import FORMATS
@@ -98,7 +99,16 @@ def seed_before(orders: Sequence[Order], settler: Settler) -> int | None:
 
 
 def recipe_in(path: Path) -> Recipe | None:
-    """The recipe of a file that may be anything; None where it has none that can be read."""
+    """The recipe of a file that may be anything; None where it has none. Read again only when it changes."""
+    with suppress(OSError):
+        state = path.stat()
+        return _recipe_at(path, state.st_mtime_ns, state.st_size, state.st_ino)
+    return None
+
+
+@lru_cache(maxsize=100_000)
+def _recipe_at(path: Path, *_state: int) -> Recipe | None:
+    """The recipe of a file in a state of it."""
     from consisti2v_cli.commands.info import carried
 
     with suppress(ConsistI2VError, OSError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +15,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from consisti2v_cli.errors import ConsistI2VError, RequestError
 
-from .ffmpeg import address, executable
+from .containers import read_comment
+from .ffmpeg import address
 from .image import DECODERS
 from .scratch import frame_files
 
@@ -67,7 +67,7 @@ def read_recipe(path: Path | str) -> str | None:
     for magic, read in _PICTURES:
         if magic.match(start):
             return _read_picture(path, read)
-    return _read_container(path)
+    return read_comment(path)
 
 
 def container_note(note: Path, format: str, comment: str | None) -> list[str]:
@@ -160,35 +160,3 @@ _PICTURES: list[tuple[re.Pattern[bytes], Callable[[Image.Image], str | None]]] =
 def _read_picture(path: Path, read: Callable[[Image.Image], str | None]) -> str | None:
     with opened(path, formats=("GIF", "PNG", "WEBP")) as image:
         return read(image)
-
-
-def _read_container(path: Path) -> str | None:
-    source = ["-protocol_whitelist", "file,pipe", "-i", address(path)]
-    command = [executable(), "-v", "error", *source, "-f", "ffmetadata", "-"]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    if done.returncode:
-        raise RequestError(f"{path.name} is no film or picture that can be read.")
-    tags = _parse_ffmetadata(done.stdout.decode("utf-8", errors="replace"))
-    return tags.get("comment")
-
-
-def _parse_ffmetadata(text: str) -> dict[str, str]:
-    """The global tags of ffmpeg's own metadata format: lines of `key=value`, a backslash before special characters."""
-    tags: dict[str, str] = {}
-    key: str | None = None
-    word = ""
-    characters = iter(text)
-    for character in characters:
-        if character == "\\":
-            word += next(characters, "")
-        elif character == "=" and key is None:
-            key, word = word.lower(), ""  # WebM's are in capitals
-        elif character == "\n":
-            if key is None and word.startswith("["):  # chapters and streams follow
-                break
-            if key is not None:
-                tags[key] = word
-            key, word = None, ""
-        else:
-            word += character
-    return tags
