@@ -21,11 +21,11 @@ def browser(downloads: Path, *, width: int = 1280, height: int = 900) -> Iterato
 
     At the end the browser's console must hold no error, and no address may have been asked for but files.
     """
-    selenium = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    selenium = pytest.importorskip("selenium.webdriver", reason="install selenium: pip install '.[test]'")
     program = next(filter(None, map(shutil.which, PROGRAMS)), None)
     driver = shutil.which("chromedriver")
     if not program or not driver:
-        pytest.skip("chromium and chromedriver are not installed")
+        pytest.skip("install a browser and its driver: apt-get install chromium chromium-driver")
     options = selenium.ChromeOptions()
     options.binary_location = program
     for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):

@@ -29,7 +29,7 @@ TORCHLESS = (
 def test_nothing_unexpected_stands_at_the_top():
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
     if tracked.returncode:
-        pytest.skip("not a git checkout")
+        pytest.skip("clone the repository with git")
     names = {line.split("/")[0] for line in tracked.stdout.splitlines()}
     assert {name for name in names if not name.startswith(".")} <= TOP
 
@@ -100,9 +100,9 @@ def test_the_package_carries_its_data():
     try:
         installed = files("consisti2v-cli") or []
     except PackageNotFoundError:
-        pytest.skip("the package is not installed")
+        pytest.skip("install the package: pip install '.[test]'")
     data = {path.as_posix() for path in installed if path.parts[0] == PACKAGE.name and path.suffix not in CODE}
     if not any(path.parts[0] == PACKAGE.name for path in installed):
-        pytest.skip("the package is installed from its sources")
+        pytest.skip("install a copy of the package: pip install '.[test]', without -e")
     ours = [path.relative_to(ROOT) for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in CODE]
     assert data == {path.as_posix() for path in ours}

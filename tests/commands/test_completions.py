@@ -207,7 +207,7 @@ complete --do-complete "{line}"
 def test_in_the_shell_itself(program, tmp_path, shell, template, line, expected):
     executable = shutil.which(shell)
     if executable is None:
-        pytest.skip(f"{shell} is not installed")
+        pytest.skip(f"install the shell: apt-get install {shell}")
     script = template.format(
         script=SCRIPTS / f"consisti2v.{shell}", line=line, last=len(line.split()) - 1, folder=tmp_path
     )

@@ -385,15 +385,17 @@ def test_processes_that_share_a_folder_share_the_seed(environment, photos, tmp_p
     assert len({name.partition("-")[2] for name in names}) == 1
 
 
-def test_values_of_a_recipe(make, photos, tmp_path):
+@pytest.mark.parametrize(("computes_bf16", "dtype"), [(False, "fp32"), (True, "bf16")])
+def test_values_of_a_recipe(make, photos, tmp_path, monkeypatch, computes_bf16, dtype):
     """Those of --recipe, but for what is given; a device that this machine lacks is replaced, and that is said."""
+    monkeypatch.setattr("consisti2v_cli.weights.devices.computes_bf16", lambda: computes_bf16)
     make("--seed", 9, "--negative", "fog", "--motion", "5", source=photos / "a.png")
     recipe = json.loads(read_recipe(tmp_path / "out" / "a.mp4")) | {"device": "cuda:63", "dtype": "fp16"}
     (tmp_path / "old.json").write_text(json.dumps(recipe | {"model": "sketch"}))
     made = make("--recipe", "old.json", "--motion", "3", "--json", source=photos / "b.png")
     assert made.returncode == 0, made.stderr
     new = json.loads(made.stdout)["recipe"]
-    assert (new["seed"], new["negative"], new["motion"], new["device"], new["dtype"]) == (9, "fog", 3, "cpu", "fp32")
+    assert (new["seed"], new["negative"], new["motion"], new["device"], new["dtype"]) == (9, "fog", 3, "cpu", dtype)
     assert "cuda:63, which this machine lacks" in made.stderr
     asked = make("--recipe", "old.json", "--device", "cuda:63", source=photos / "b.png")
     assert asked.returncode == 2
