@@ -8,6 +8,7 @@ import click
 
 from consisti2v_cli.commands.options import making_options, many_options
 from consisti2v_cli.commands.parsing import PATH
+from consisti2v_cli.kinds import listed_pictures
 
 EXAMPLES = """\b
 Examples:
@@ -17,20 +18,24 @@ Examples:
 """
 
 
-@click.command(epilog=EXAMPLES, short_help="Make clips of photos and a sentence.")
+HELP = f"""Make a clip of every IMAGE, in which happens what PROMPT says.
+
+IMAGE is a file ({listed_pictures()}), a folder, or - for standard input. PROMPT is the last argument; @FILE reads it
+from a file. In a folder, NAME.txt beside NAME.png is the prompt of that image; where all have one, PROMPT may be left
+out.
+
+Of several clips, those that are made already are left out: a run that was interrupted goes on.
+"""
+
+
+@click.command(help=HELP, epilog=EXAMPLES, short_help="Make clips of photos and a sentence.")
 @click.argument("images", nargs=-1, type=PATH, metavar="IMAGE...")
 @click.argument("prompt", required=False, metavar="PROMPT")
 @making_options
 @many_options
 @click.pass_context
 def animate(context: click.Context, /, images: tuple[str, ...], prompt: str | None, **options: Any) -> int:
-    """Make a clip of every IMAGE, in which happens what PROMPT says.
-
-    IMAGE is a file, a folder, or - for standard input. PROMPT is the last argument; @FILE reads it from a file. In a
-    folder, NAME.txt beside NAME.png is the prompt of that image; where all have one, PROMPT may be left out.
-
-    Of several clips, those that are made already are left out: a run that was interrupted goes on.
-    """
+    """Make clips of photos and a sentence: see `HELP`."""
     from consisti2v_cli.commands.making import make_clips
     from consisti2v_cli.commands.values import asked_for
 

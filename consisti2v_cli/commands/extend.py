@@ -143,7 +143,7 @@ def _input(source: str | None, prompt: str | None, console: Console) -> Input:
     from consisti2v_cli.commands.inputs import Input, gather, printable
     from consisti2v_cli.state import last_clip
 
-    if source == STANDARD_INPUT:
+    if source is not None and (source == STANDARD_INPUT or Path(source).is_fifo()):
         return gather([source], prompt)[0]
     path = Path(source) if source is not None else last_clip()
     advice = 'name an image or a film: consisti2v extend boat.jpg "the boat drifts left"'

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,21 +14,11 @@ from consisti2v_cli.commands.inputs import printable
 from consisti2v_cli.commands.options import config_options, option, talk_options
 from consisti2v_cli.commands.parsing import PATH
 from consisti2v_cli.errors import RequestError
+from consisti2v_cli.kinds import of_file
 from consisti2v_cli.recipe import Recipe, from_json, spelled, to_dict
 
 if TYPE_CHECKING:
     from consisti2v_cli.commands.console import Console
-
-MAGIC = {  # how files begin
-    "gif": re.compile(rb"GIF8[79]a"),
-    "png": re.compile(rb"\x89PNG\r\n\x1a\n"),
-    "webp": re.compile(rb"RIFF....WEBP", re.DOTALL),
-    "webm": re.compile(rb"\x1aE\xdf\xa3.*webm", re.DOTALL),
-    "mkv": re.compile(rb"\x1aE\xdf\xa3.*matroska", re.DOTALL),
-    "mov": re.compile(rb"....ftypqt  ", re.DOTALL),
-    "mp4": re.compile(rb"....ftyp(iso|mp4|avc1|M4V)", re.DOTALL),
-    "jpeg": re.compile(rb"\xff\xd8\xff"),
-}
 
 FILE, MACHINE = "file", "this machine"  # where a recipe is known from
 NOT_INSIDE = "  (the recipe is not in the file, but remembered on this machine)"
@@ -101,12 +90,11 @@ def look(path: Path) -> Facts:
 
 
 def format_of(path: Path) -> str:
-    """The format of a file by its first bytes, else by its suffix; png for a folder."""
+    """The format of a file by its content, else by its suffix; png for a folder."""
     if path.is_dir():
         return "png"
-    with path.open("rb") as file:
-        start = file.read(64)
-    return next((name for name, magic in MAGIC.items() if magic.match(start)), path.suffix[1:].lower() or "unknown")
+    kind = of_file(path)
+    return kind.key if kind else path.suffix[1:].lower() or "unknown"
 
 
 def carried(path: Path) -> Recipe | None:

@@ -6,19 +6,24 @@ import os
 import re
 import sys
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from consisti2v_cli.commands.parsing import prompt_text
 from consisti2v_cli.errors import RequestError
+from consisti2v_cli.kinds import by_name, listed_pictures, of_file
 
 STANDARD_INPUT = "-"
 LARGEST = 500_000_000  # bytes that standard input may hold
-FILMS = (".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv", ".y4m")
 LONGEST_PROMPT = 100_000  # bytes of a file that are looked at to tell text from something else
 LISTS = (".csv", ".tsv", ".jsonl", ".ndjson")
+NAMED = 3  # files in a notice, before the rest is only counted
+PIPE = "pipe"  # the name of what comes through one, such as <(cat photo.jpg)
+
+Notice = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ def split_arguments(images: Sequence[str], prompt: str | None, *, needed: bool) 
     """
     if prompt is None:
         return list(images), None
-    if not needed and (prompt == STANDARD_INPUT or looks_like(prompt) or os.path.isdir(prompt)):
+    if not needed and (prompt == STANDARD_INPUT or looks_like(prompt) or _is_there_to_read(prompt)):
         return [*images, prompt], None
     if not images and os.path.isdir(prompt):  # whose images may have prompts of their own
         return [prompt], None
@@ -66,12 +71,21 @@ def split_arguments(images: Sequence[str], prompt: str | None, *, needed: bool) 
     return list(images), read_text(prompt)
 
 
+def _is_there_to_read(path: str) -> bool:
+    """Whether a folder, a pipe, or a picture under any name is there."""
+    place = Path(path)
+    with suppress(OSError, ValueError):  # ValueError: a zero byte
+        if place.is_file():
+            kind = of_file(place)
+            return kind is not None and kind.family == "picture"
+        return place.is_dir() or place.is_fifo()
+    return False
+
+
 def looks_like(text: str) -> str | None:
     """'image' or 'film' for what is named as one; None for anything else."""
-    from consisti2v_cli.media.image import SUFFIXES
-
-    lower = text.lower()
-    return "image" if lower.endswith(SUFFIXES) else "film" if lower.endswith(FILMS) else None
+    kind = by_name(text)
+    return None if kind is None else "film" if kind.family == "video" else "image"
 
 
 def _no_prompt(path: str) -> str | None:
@@ -96,8 +110,13 @@ def _is_text(path: str) -> bool:
     return False
 
 
-def gather(images: Sequence[str], prompt: str | None) -> list[Input]:
+def gather(images: Sequence[str], prompt: str | None, on_notice: Notice | None = None) -> list[Input]:
     """The inputs that IMAGE... names, folders opened; what cannot be opened is one with a `problem`.
+
+    Args:
+        images: paths, and `-`.
+        prompt: of all of them.
+        on_notice: called with a sentence about what is left out of folders.
 
     Raises:
         RequestError: `-` twice, an empty name.
@@ -111,20 +130,21 @@ def gather(images: Sequence[str], prompt: str | None) -> list[Input]:
         raise RequestError("An image is named by an empty argument; is a variable of the shell not set?")
     if images.count(STANDARD_INPUT) > 1:
         raise RequestError("- for standard input can be given once only.")
-    return [entry for image in images for entry in open_image(image, prompt)]
+    return [entry for image in images for entry in open_image(image, prompt, on_notice=on_notice)]
 
 
-def open_image(image: str, prompt: str | None, *, folder: str = "") -> list[Input]:
+def open_image(image: str, prompt: str | None, *, folder: str = "", on_notice: Notice | None = None) -> list[Input]:
     """The inputs that a path names: itself, or those of a folder; or one with a `problem`.
 
     Args:
         image: a path, or `-`.
         prompt: of the inputs.
         folder: what a relative path begins from.
+        on_notice: as in `gather`.
     """
     place = image if image == STANDARD_INPUT else os.path.join(folder, image)
     try:
-        return list(_images(place, prompt))
+        return list(_images(place, prompt, on_notice or _ignore))
     except RequestError as error:
         problem = error
     except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
@@ -154,22 +174,33 @@ def _moves(character: str) -> bool:
     return category in ("Cc", "Cs", "Zl", "Zp") or character in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
-def _images(image: str, prompt: str | None) -> Iterator[Input]:
+def _images(image: str, prompt: str | None, notice: Notice) -> Iterator[Input]:
+    path = Path(image)
     if image == STANDARD_INPUT:
         yield Input("stdin", "stdin", _standard_input(), prompt)
-        return
-    path = Path(image)
-    if not path.is_dir():
+    elif path.is_fifo():
+        yield Input(PIPE, printable(image), _read_pipe(path, printable(image)), prompt)
+    elif path.is_dir():
+        yield from _images_in(path, image, prompt, notice)
+    else:
         yield _input(path, image, prompt)
-        return
-    files = [file for file in sorted(path.iterdir()) if _is_wanted(file)]
-    if not files:
-        from consisti2v_cli.media.image import SUFFIXES
 
-        raise RequestError(f"The folder {printable(image)} holds no images ({', '.join(SUFFIXES)}).")
-    for file in files:
-        text = file.with_suffix(".txt")
-        yield _input(file, os.path.join(image, file.name), prompt, text if text.is_file() else None)
+
+def _images_in(folder: Path, given: str, prompt: str | None, notice: Notice) -> Iterator[Input]:
+    """The pictures in a folder, told by their content; what else is there is said."""
+    files = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
+    wanted = [file for file in files if _is_wanted(file)]
+    if not wanted:
+        raise RequestError(f"The folder {printable(given)} holds no images ({listed_pictures()}).")
+    texts = {file.name.casefold(): file for file in files if file.suffix.lower() == ".txt" and file.is_file()}
+    left_out = [file for file in files if _is_left_out(file) and file not in set(wanted)]
+    if left_out:
+        names = ", ".join(printable(file.name) for file in left_out[:NAMED])
+        more = f" and {len(left_out) - NAMED} more" if len(left_out) > NAMED else ""
+        what = "1 file is" if len(left_out) == 1 else f"{len(left_out)} files are"
+        notice(f"{printable(given)}: {what} left out, being no pictures that can be read: {names}{more}.")
+    for file in wanted:
+        yield _input(file, os.path.join(given, file.name), prompt, texts.get(f"{file.stem}.txt".casefold()))
 
 
 def _input(path: Path, given: str, prompt: str | None, text: Path | None = None) -> Input:
@@ -177,12 +208,26 @@ def _input(path: Path, given: str, prompt: str | None, text: Path | None = None)
 
 
 def _is_wanted(file: Path) -> bool:
-    """Whether a folder's file is an image, by its name. Clips that were made here are none, be they GIF or WebP."""
-    if file.name.startswith(".") or looks_like(file.name) != "image":
-        return False
+    """Whether a folder's file is a picture by its content, or should be one by its name: said when it is read.
+
+    Clips that were made here are none, be they GIF or WebP.
+    """
+    named = by_name(file.name)
+    is_named = named is not None and named.family == "picture"
     if not file.is_file():
-        return file.is_symlink() and not file.exists()  # a link to nothing is an image that lacks
-    return file.suffix.lower() not in (".gif", ".webp") or not _is_clip(file)
+        return is_named and file.is_symlink() and not file.exists()  # a link to nothing is an image that lacks
+    try:
+        kind = of_file(file)
+    except OSError:
+        return is_named
+    if kind is None:
+        return is_named
+    return kind.family == "picture" and not (kind.key in ("gif", "webp") and _is_clip(file))
+
+
+def _is_left_out(file: Path) -> bool:
+    """Whether a person may have expected a file that is not wanted among the pictures: no text, no clip of ours."""
+    return file.is_file() and file.suffix.lower() not in (".txt", *LISTS) and not _is_clip(file)
 
 
 def _is_clip(file: Path) -> bool:
@@ -197,9 +242,26 @@ def _is_clip(file: Path) -> bool:
 def _standard_input() -> bytes:
     if sys.stdin is None or sys.stdin.isatty():
         raise RequestError("- reads an image from standard input, where there is none; pipe one in.")
-    data = sys.stdin.buffer.read(LARGEST + 1)
+    return _read_all(sys.stdin.buffer, "standard input")
+
+
+def _read_pipe(path: Path, name: str) -> bytes:
+    """All that comes through a pipe; one into which nobody writes is empty, and not waited for."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    os.set_blocking(descriptor, True)
+    with open(descriptor, "rb") as pipe:
+        return _read_all(pipe, name)
+
+
+def _read_all(stream: IO[bytes], name: str) -> bytes:
+    """All that comes through a pipe; RequestError where that is nothing, or more than any picture has."""
+    data = stream.read(LARGEST + 1)
     if not data:
-        raise RequestError("- reads an image from standard input, which is empty.")
+        raise RequestError(f"An image is to be read from {name}, which is empty.")
     if len(data) > LARGEST:
-        raise RequestError(f"- reads an image from standard input, which is larger than {LARGEST // 10**6} MB.")
+        raise RequestError(f"An image is to be read from {name}, which holds more than {LARGEST // 10**6} MB.")
     return data
+
+
+def _ignore(_: str) -> None:
+    pass

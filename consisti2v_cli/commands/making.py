@@ -74,7 +74,7 @@ def make_clips(
     request = Request.of(command, options, asked, base)
     for notice in request.outputs.notices:
         console.notice(notice)
-    wishes = all_wishes(request, images, prompt, again=base is not None)
+    wishes = all_wishes(request, images, prompt, again=base is not None, on_notice=console.notice)
     clips = sum(wish.variations for wish in wishes)
     alone = clips == 1 and not request.manifest
     resumes = not alone or parts > 1 or os.path.isdir(images[0] if images else prompt or "")

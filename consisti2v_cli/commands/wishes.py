@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -110,13 +110,16 @@ class Request:
         return Request(self.command, options, self.asked | set(row.given), base, outputs, any_seed)
 
 
-def all_wishes(request: Request, images: Sequence[str], prompt: str | None, *, again: bool) -> list[Wish]:
+def all_wishes(
+    request: Request, images: Sequence[str], prompt: str | None, *, again: bool, on_notice: Callable[[str], None]
+) -> list[Wish]:
     """What is asked for each input: those of the command line, then those of the manifest.
 
     Args:
         request: of the command.
         images, prompt: its arguments.
         again: a recipe is made again, and what was given as a prompt is one.
+        on_notice: called with a sentence about what is left out of folders.
 
     Raises:
         RequestError: values that no model can render, no image, no prompt, an unreadable manifest.
@@ -132,7 +135,7 @@ def all_wishes(request: Request, images: Sequence[str], prompt: str | None, *, a
     if not (images or request.manifest):
         example = f'consisti2v {request.command} boat.jpg "the boat drifts left"'
         raise RequestError(f"An image and a prompt are needed: {example}")
-    inputs = gather(images, prompt)
+    inputs = gather(images, prompt, on_notice)
     if not (silent or request.manifest or any(map(_may_be_made, inputs))):
         raise RequestError(
             f"No image in {printable(images[0])} has a prompt; add what happens in the clips of all, or write it into "

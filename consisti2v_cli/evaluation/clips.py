@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consisti2v_cli.errors import RequestError
+from consisti2v_cli.kinds import MOVING, PICTURES, suffixes
 from consisti2v_cli.layout import camera_frames, first_picture
 from consisti2v_cli.media.image import read_image
 from consisti2v_cli.media.metadata import read_recipe
@@ -21,7 +22,7 @@ from consisti2v_cli.media.video import kind_of, read_video
 from consisti2v_cli.recipe import CAMERA, Recipe, from_json
 from consisti2v_cli.state import content_sha256, find_source, recipe_of
 
-SUFFIXES = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".png", ".ts", ".webm", ".webp")
+SUFFIXES = (*suffixes("video"), *(suffix for kind in PICTURES if kind.key in MOVING for suffix in kind.suffixes))
 
 
 @dataclass(frozen=True)
@@ -153,12 +154,12 @@ def _is_there(path: Path) -> bool:
 
 def _may_move(path: Path) -> bool:
     """Whether a file is a clip: a picture that does not move is none. Of others, what cannot be read is reported."""
-    if path.suffix.lower() not in (".gif", ".png", ".webp"):
+    if path.suffix.lower() in suffixes("video"):
         return True
     try:
         return kind_of(path) == "film"
     except RequestError:
-        return path.suffix.lower() != ".png"  # a damaged photo
+        return path.suffix.lower() in (".gif", ".webp")  # damaged: others are more likely photos
 
 
 def _holds_frames(folder: Path) -> bool:

@@ -22,13 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consisti2v_cli.errors import RequestError
+from consisti2v_cli.kinds import suffixes
 from consisti2v_cli.media.image import read_image
 from consisti2v_cli.media.video import read_frames
 
 Frames = NDArray[np.uint8]
 
-FILMS = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
-PICTURES = (".avif", ".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+FILMS = (*suffixes("video"), ".gif")
+PICTURES = tuple(suffix for suffix in suffixes("picture") if suffix not in FILMS)
 UCF101_PROMPTS = Path(__file__).parent / "data" / "ucf101_prompts.txt"  # appendix B.1, in the order of the classes
 UCF101_LISTS = ("trainTestlist", "ucfTrainTestlist")  # folders with the names of all videos
 MSRVTT_FILES = ("MSRVTT_data.json", "test_videodatainfo.json")

@@ -3,38 +3,22 @@
 from __future__ import annotations
 
 import math
-import re
-import stat
-import warnings
 from collections.abc import Callable
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageCms, ImageColor, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageColor
 
-from consisti2v_cli.errors import ConsistI2VError, RequestError
+from consisti2v_cli.errors import RequestError
+
+from .pictures import Source, open_picture
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
-Source = Path | str | bytes  # a file, or a file's content
-
-SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-DECODERS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")  # Pillow has others, one of which runs Ghostscript
-
-# More pixels are refused: they would take more than a gigabyte to decode. Two decoders hold several copies.
-MOST_PIXELS = 120_000_000
-MOST_PIXELS_OF = {"WEBP": 55_000_000, "AVIF": 55_000_000}
 KEPT_PIXELS = 51_000_000  # larger images are reduced; the largest frame has a third of that
-
-_FILM = re.compile(
-    rb"....ftyp(?!avi[fs]|mif1|msf1|hei|hev)|\x1aE\xdf\xa3|RIFF....AVI |\x00\x00\x01[\xb3\xba]|FLV\x01", re.DOTALL
-)
 
 _ORIENTATION = 0x0112  # EXIF
 _TURNS: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {  # bring `h w 3` with this orientation upright
@@ -46,6 +30,7 @@ _TURNS: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {  # bring
     7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
     8: lambda pixels: np.rot90(pixels),
 }
+_TURNED_BY_DECODER = ("TIFF", "HEIF")
 _SWAPPED = (5, 6, 7, 8)  # orientations that swap width and height
 _BAND = 2_000_000  # pixels that are converted at a time
 _WIDE_SCALES = (1.0, 255.0, 65535.0, 2.0**31 - 1)  # what white may be where samples are wider than 8 bits
@@ -66,7 +51,7 @@ def read_image(source: Source, *, background: str = "white", name: str = "") -> 
         RequestError: the file is missing, no image, damaged, or impossibly large; an unknown colour.
     """
     colour = parse_colour(background)
-    with _opened(source, name) as image:
+    with open_picture(source, name) as image:
         turn = _TURNS.get(_orientation(image))
         if (factor := _factor(image)) > 1:
             image.draft(None, (image.width // factor, image.height // factor))  # JPEGs are decoded smaller at once
@@ -77,7 +62,7 @@ def read_image(source: Source, *, background: str = "white", name: str = "") -> 
 
 def read_size(source: Source, *, name: str = "") -> tuple[int, int]:
     """Width and height of an image after its EXIF rotation, from its header. RequestError as in `read_image`."""
-    with _opened(source, name) as image:
+    with open_picture(source, name) as image:
         width, height = image.size
         return (height, width) if _orientation(image) in _SWAPPED else (width, height)
 
@@ -139,63 +124,10 @@ FITS: dict[str, Callable[[Image.Image, Size, Colour], Image.Image]] = {
 }
 
 
-@contextmanager
-def _opened(source: Source, name: str) -> Iterator[Image.Image]:
-    """Open an image; everything that goes wrong until the block ends is a RequestError that names it."""
-    name = name or (Path(source).name if isinstance(source, str | Path) else "the image")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # large photos, odd metadata: what cannot be read is an error anyway
-            if not isinstance(source, bytes):
-                _check_file(Path(source), name)
-            with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=DECODERS) as image:
-                _check_pixels(image, name)
-                yield image
-    except ConsistI2VError:
-        raise
-    except UnidentifiedImageError:
-        if _is_film(source):
-            raise RequestError(
-                f"{name} is a film, and an image is expected; consisti2v extend goes on from a film."
-            ) from None
-        raise RequestError(f"{name} is no image that can be read (JPEG, PNG, WebP, AVIF, TIFF, BMP, GIF).") from None
-    except Image.DecompressionBombError:
-        possible = f"possible: {MOST_PIXELS // 10**6} million"
-        raise RequestError(f"{name} has too many pixels; make it smaller first ({possible}).") from None
-    except FileNotFoundError:
-        raise RequestError(f"There is no image {name}.") from None
-    except Exception as error:  # damaged files make decoders raise nearly anything
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        reason = "the end of the file is missing" if "truncated" in reason.lower() else reason.rstrip(".")
-        raise RequestError(f"{name} cannot be read: {reason}.") from error
-
-
-def _is_film(source: Source) -> bool:
-    """Whether what is no image begins as films do."""
-    if isinstance(source, bytes):
-        return bool(_FILM.match(source))
-    with Path(source).open("rb") as file:
-        return bool(_FILM.match(file.read(32)))
-
-
-def _check_file(path: Path, name: str) -> None:
-    """A folder is no image, and a pipe would be waited for forever."""
-    mode = path.stat().st_mode
-    if stat.S_ISDIR(mode):
-        raise RequestError(f"{name} is a folder; an image is expected.")
-    if not stat.S_ISREG(mode):
-        raise RequestError(f"{name} is no ordinary file but a pipe or a device; an image is expected.")
-
-
-def _check_pixels(image: Image.Image, name: str) -> None:
-    most = MOST_PIXELS_OF.get(image.format or "", MOST_PIXELS)
-    if image.width * image.height > most:
-        size = f"{image.width}x{image.height}; possible: {most // 10**6} million"
-        raise RequestError(f"{name} has too many pixels; make it smaller first ({size}).")
-
-
 def _orientation(image: Image.Image) -> int:
-    """Of the EXIF data, 1 to 8; 1, which is upright, where they are damaged."""
+    """Of the EXIF data, 1 to 8; 1, which is upright, where they are damaged, or the decoder turns the picture."""
+    if image.format in _TURNED_BY_DECODER:
+        return 1
     with suppress(Exception):
         found = image.getexif().get(_ORIENTATION, 1)
         return int(found) if found in _TURNS else 1

@@ -5,19 +5,18 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from consisti2v_cli.errors import ConsistI2VError, RequestError
+from consisti2v_cli.errors import RequestError
+from consisti2v_cli.kinds import of_file
 
 from .containers import read_comment
 from .ffmpeg import address
-from .image import DECODERS
+from .pictures import open_picture
 from .scratch import frame_files
 
 FRAME_RATE = "Frame rate"  # the key of a PNG frame's other text
@@ -26,23 +25,6 @@ _COMMENT = "Comment"  # a PNG's standard key
 _DESCRIPTION = 0x010E  # EXIF's ImageDescription
 _SUB_BLOCK = 255  # bytes; GIF cuts its data into such blocks
 _QUICKTIME_MOST = 60_000  # bytes of a classic tag, whose length has 16 bits
-
-
-@contextmanager
-def opened(path: Path, *, formats: tuple[str, ...] = DECODERS) -> Iterator[Image.Image]:
-    """Open a picture of one of Pillow's formats; whatever goes wrong until the block ends is a RequestError."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path, formats=formats) as image:
-                yield image
-    except ConsistI2VError:
-        raise
-    except UnidentifiedImageError as error:
-        raise RequestError(f"{path.name} is no picture that can be read.") from error
-    except Exception as error:  # damaged files make decoders raise nearly anything
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise RequestError(f"{path.name} cannot be read: {reason.rstrip('.')}.") from error
 
 
 def read_recipe(path: Path | str) -> str | None:
@@ -60,14 +42,17 @@ def read_recipe(path: Path | str) -> str | None:
     if not path.is_file():
         raise RequestError(f"There is no file {path}.")
     try:
-        with path.open("rb") as file:
-            start = file.read(12)
+        kind = of_file(path)
+        if kind is None:
+            raise RequestError(f"{path.name} is no film or picture that can be read.")
+        if kind.family == "video":
+            return read_comment(path)
     except OSError as error:
         raise RequestError(f"{path.name} cannot be read: {error.strerror}.") from error
-    for magic, read in _PICTURES:
-        if magic.match(start):
-            return _read_picture(path, read)
-    return read_comment(path)
+    if kind.key not in _PICTURES:
+        return None
+    with open_picture(path) as image:
+        return _PICTURES[kind.key](image)
 
 
 def container_note(note: Path, format: str, comment: str | None) -> list[str]:
@@ -150,13 +135,4 @@ def _from_webp(image: Image.Image) -> str | None:
     return description.encode("latin-1", errors="replace").decode("utf-8", errors="replace")
 
 
-_PICTURES: list[tuple[re.Pattern[bytes], Callable[[Image.Image], str | None]]] = [
-    (re.compile(rb"GIF8[79]a"), _from_gif),
-    (re.compile(rb"\x89PNG\r\n\x1a\n"), _from_png),
-    (re.compile(rb"RIFF....WEBP", re.DOTALL), _from_webp),
-]
-
-
-def _read_picture(path: Path, read: Callable[[Image.Image], str | None]) -> str | None:
-    with opened(path, formats=("GIF", "PNG", "WEBP")) as image:
-        return read(image)
+_PICTURES: dict[str, Callable[[Image.Image], str | None]] = {"gif": _from_gif, "png": _from_png, "webp": _from_webp}

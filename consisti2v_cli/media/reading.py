@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from PIL import Image
 
 from consisti2v_cli.errors import RequestError
+from consisti2v_cli.kinds import MOVING, how_to_export, of_file
 
 from .ffmpeg import SCALER, address, decoder, executable
-from .metadata import FRAME_RATE, opened
+from .metadata import FRAME_RATE
+from .pictures import open_picture
 from .scratch import frame_files
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_MOVING = ("GIF", "WEBP", "PNG", "AVIF")  # Pillow's formats whose frames are a film; a TIFF's are pages
 _NO_FILMS = re.compile(r"tty|bin|xbin|adf|idf|ico|fits|image2|.*_pipe")  # text as ANSI art, and pictures
 MOST_BYTES = 3_000_000_000  # of the frames of a film that is held in memory
 _USUAL_RATE = 25.0  # ffmpeg's own for numbered pictures that do not say
@@ -42,6 +42,8 @@ class VideoInfo:
 def kind_of(path: Path | str) -> Literal["image", "film"]:
     """Whether a file is a picture or a film, by its content: what moves is a film, a folder of frames too.
 
+    A HEIC or TIFF is a picture, however many of them it holds.
+
     Raises:
         RequestError: it is missing, or neither.
     """
@@ -51,12 +53,17 @@ def kind_of(path: Path | str) -> Literal["image", "film"]:
         return "film"
     if not path.is_file():
         raise RequestError(f"There is no file {path}.")
-    kind = _kind_for_pillow(path)
-    if kind is None and _is_film_for_ffmpeg(path):
-        kind = "film"
-    if kind is None:
-        raise RequestError(f"{path.name} is neither a picture nor a film that can be read.")
-    return kind
+    kind = of_file(path)
+    if kind is None or kind.family == "video":
+        if not _is_film_for_ffmpeg(path):
+            raise RequestError(f"{path.name} is neither a picture nor a film that can be read.")
+        return "film"
+    if advice := how_to_export(kind):
+        raise RequestError(f"{path.name} {advice}")
+    if kind.key not in MOVING:
+        return "image"
+    with open_picture(path) as image:
+        return "film" if getattr(image, "is_animated", False) else "image"
 
 
 def probe(path: Path | str) -> VideoInfo:
@@ -151,20 +158,20 @@ def _read_folder(folder: Path) -> Iterator[NDArray[np.uint8]]:
 
 
 def _read_still(path: Path) -> NDArray[np.uint8]:
-    with opened(path) as image:
+    with open_picture(path) as image:
         return np.asarray(image.convert("RGB"))
 
 
 def _read_webp(path: Path) -> Iterator[NDArray[np.uint8]]:
     """By Pillow: ffmpeg reads animated WebP since its version 9 only."""
-    with opened(path) as image:
+    with open_picture(path) as image:
         for number in range(getattr(image, "n_frames", 1)):
             image.seek(number)
             yield np.asarray(image.convert("RGB"))
 
 
 def _probe_frames(folder: Path) -> VideoInfo:
-    with opened(frame_files(folder)[0]) as image:
+    with open_picture(frame_files(folder)[0]) as image:
         try:
             rate = float(image.info.get(FRAME_RATE, _USUAL_RATE))
         except ValueError:
@@ -173,7 +180,7 @@ def _probe_frames(folder: Path) -> VideoInfo:
 
 
 def _probe_webp(path: Path) -> VideoInfo:
-    with opened(path) as image:
+    with open_picture(path) as image:
         frames, milliseconds = getattr(image, "n_frames", 1), 0
         for number in range(frames):
             image.seek(number)
@@ -188,14 +195,6 @@ def _is_webp(path: Path) -> bool:
     with path.open("rb") as file:
         start = file.read(12)
     return start[:4] == b"RIFF" and start[8:] == b"WEBP"
-
-
-def _kind_for_pillow(path: Path) -> Literal["image", "film"] | None:
-    try:
-        with opened(path) as image:
-            return "film" if image.format in _MOVING and getattr(image, "is_animated", False) else "image"
-    except RequestError as error:
-        return "image" if isinstance(error.__cause__, Image.DecompressionBombError) else None
 
 
 def _is_film_for_ffmpeg(path: Path) -> bool:

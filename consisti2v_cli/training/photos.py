@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from torch import Generator, Tensor
 
 from consisti2v_cli.errors import RequestError
-from consisti2v_cli.media.image import SUFFIXES
+from consisti2v_cli.kinds import suffixes
 from consisti2v_cli.training.batch import send
 
 LEVELS = (1.0, 1.3, 1.75)  # short sides of the kept copies, in crop sizes: crops near 1:1 need no further filter
@@ -130,14 +130,14 @@ def _read_all(folder: Path) -> dict[Path, Image.Image]:
     if not folder.is_dir():
         raise RequestError(f"{folder} is not a folder of photos")
     images = {}
-    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES):
+    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes("picture")):
         try:
             with Image.open(path) as image:
                 images[path] = ImageOps.exif_transpose(image).convert("RGB")
         except (OSError, ValueError) as error:
             _log.warning("left out: cannot read %s: %s", path, error)
     if not images:
-        raise RequestError(f"no photo in {folder} can be read; known are {', '.join(sorted(SUFFIXES))}")
+        raise RequestError(f"no photo in {folder} can be read; known are {', '.join(suffixes('picture'))}")
     return images
 
 

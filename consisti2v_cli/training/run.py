@@ -199,9 +199,10 @@ def _open_sources(
 
 def _read_photos(folder: Path, size: int) -> Tensor:
     """The square middles of a folder's photos in the order of their names, `n 3 size size` in [-1, 1]."""
-    from consisti2v_cli.media.image import SUFFIXES, fit_image, read_image
+    from consisti2v_cli.kinds import suffixes
+    from consisti2v_cli.media.image import fit_image, read_image
 
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes("picture"))
     squares = [fit_image(read_image(path, name=str(path)), size, size) for path in paths]
     photos = [torch.from_numpy(square).permute(2, 0, 1) for square in squares]
     if not photos:

@@ -18,9 +18,10 @@ import torch
 from torch import Generator, Tensor
 
 from consisti2v_cli.errors import ConsistI2VError, RequestError
+from consisti2v_cli.kinds import suffixes
 from consisti2v_cli.training.batch import STRIDES, Batch
 
-SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif"}
+SUFFIXES = (*suffixes("video"), ".gif")
 MANIFESTS = ("captions.csv", "captions.jsonl")  # looked for in a folder; without one, NAME.txt stands beside NAME.mp4
 _PROBES = 4  # videos looked at side by side when a source is opened
 _SPARE = 2  # frames left at the end: containers count a few that are never shown

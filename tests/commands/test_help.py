@@ -11,7 +11,6 @@ import pytest
 
 from consisti2v_cli.commands import COMMANDS, consisti2v, main
 from consisti2v_cli.commands.values import FOUND_OUT
-from consisti2v_cli.media.image import SUFFIXES
 from consisti2v_cli.recipe import CHOICES, OWN, Recipe, own_fields
 
 HEAVY = {"PIL", "diffusers", "huggingface_hub", "imageio_ffmpeg", "numpy", "torch", "transformers"}
@@ -177,7 +176,3 @@ def test_unknown_commands_and_options_are_wrong_requests(run):
         assert shown.stderr.startswith("Error: ")
         assert len(shown.stderr.splitlines()) <= 2
         assert shown.stdout == ""
-
-
-def test_the_folder_suffixes_are_those_of_the_contract():
-    assert {".jpg", ".png", ".webp", ".avif", ".tiff", ".bmp", ".gif"} <= set(SUFFIXES)
