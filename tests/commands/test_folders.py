@@ -67,32 +67,29 @@ def test_prompts_beside_pictures_in_any_case(planned, tmp_path):
     assert planned("photos")[:2] == (["PHOTO.JPG"], ["it snows"])
 
 
-def test_a_picture_through_a_pipe(run, tmp_path):
-    """As a shell gives it: pan <(cat photo.jpg)."""
+@pytest.fixture
+def piped(tmp_path):
+    """A picture in a pipe, under the name that a shell gives it: pan <(cat photo.jpg)."""
     picture(tmp_path / "photo.jpg")
     read, write = os.pipe()
     os.write(write, (tmp_path / "photo.jpg").read_bytes())
     os.close(write)
-    made = run("pan", f"/dev/fd/{read}", *LAYOUT, "-q", pass_fds=[read])
+    yield f"/dev/fd/{read}"
     os.close(read)
+
+
+def test_a_picture_through_a_pipe(call, piped):
+    made = call("pan", piped, *LAYOUT, "-q")
     assert (made.returncode, made.stdout) == (0, "pipe.mp4\n"), made.stderr
 
 
-def test_extend_takes_a_pipe_too(call, tmp_path):
-    picture(tmp_path / "photo.png")
-    os.mkfifo(tmp_path / "fifo")
-    with subprocess.Popen(["cp", tmp_path / "photo.png", tmp_path / "fifo"]):
-        planned = call("extend", "fifo", "it snows", "--model", "sketch", "--dry-run", "--json")
+def test_extend_takes_a_pipe_too(call, piped):
+    planned = call("extend", piped, "it snows", "--model", "sketch", "--dry-run", "--json")
     assert json.loads(planned.stdout)["input"] == "pipe", planned.stderr
 
 
-def test_a_named_pipe_and_a_device(run, tmp_path):
-    picture(tmp_path / "photo.jpg")
-    os.mkfifo(tmp_path / "fifo")
-    with subprocess.Popen(["cp", tmp_path / "photo.jpg", tmp_path / "fifo"]):
-        made = run("pan", "fifo", *LAYOUT, "-q")
-    assert (made.returncode, made.stdout) == (0, "pipe.mp4\n"), made.stderr
-    refused = run("pan", "/dev/zero", "waves", *LAYOUT, "-q")
+def test_an_endless_device_is_refused(call):
+    refused = call("pan", "/dev/zero", "waves", *LAYOUT, "-q")
     assert refused.returncode == 2
     assert "zero is no ordinary file but a pipe or a device" in refused.stderr
 
