@@ -39,7 +39,7 @@ def state_folder() -> Path:
         return Path(named).absolute()
     from platformdirs import user_state_path
 
-    return user_state_path(APPLICATION, appauthor=False)
+    return _of_user(user_state_path)
 
 
 def cache_folder() -> Path:
@@ -48,7 +48,17 @@ def cache_folder() -> Path:
         return Path(named).absolute()
     from platformdirs import user_cache_path
 
-    return user_cache_path(APPLICATION, appauthor=False)
+    return _of_user(user_cache_path)
+
+
+def _of_user(find: Callable[..., Path]) -> Path:
+    """A folder of the user's; for a user who has no home, one that can be neither read nor made."""
+    nowhere = Path(os.devnull, APPLICATION)
+    try:
+        folder = find(APPLICATION, appauthor=False)
+    except RuntimeError:
+        return nowhere
+    return folder if folder.is_absolute() else nowhere
 
 
 def locks_folder() -> Path:

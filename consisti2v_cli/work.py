@@ -13,10 +13,11 @@ import os
 import platform
 import secrets
 import shutil
+import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from io import BytesIO
@@ -75,10 +76,8 @@ class Work:
 
     def keep_latents(self, chunk: int, latents: NDArray[np.float32]) -> None:
         """Keep a chunk's latents, `c f h w`. ConsistI2VError where that cannot be."""
-        import numpy as np
-
         with self._appearing(self._path(chunk, "latents.npz")) as file:
-            np.savez(file, latents=latents)
+            _write_array(file, latents)
 
     def frames(self, chunk: int) -> list[bytes] | None:
         """The frames of a chunk as lossless WebP, for `read_frame`; None where there are none that can be read."""
@@ -92,7 +91,7 @@ class Work:
         """Keep a chunk's frames, from `packed_frame`. ConsistI2VError where that cannot be."""
         with self._appearing(self._path(chunk, "frames.zip")) as file, zipfile.ZipFile(file, "w") as stored:
             for number, frame in enumerate(frames, start=1):
-                stored.writestr(f"{number:04}.webp", frame)
+                stored.writestr(zipfile.ZipInfo(f"{number:04}.webp"), frame)  # without the clock: ZIP begins in 1980
 
     def done(self) -> int:
         """How many chunks are there, from the first one on without a gap."""
@@ -163,6 +162,17 @@ class Work:
                 temporary.unlink(missing_ok=True)
 
 
+def _write_array(file: IO[bytes], latents: NDArray[np.float32]) -> None:
+    """What `numpy.savez` writes, without the clock's time: ZIP begins in 1980."""
+    from numpy.lib.format import write_array
+
+    with (
+        zipfile.ZipFile(file, "w") as stored,
+        stored.open(zipfile.ZipInfo("latents.npy"), "w", force_zip64=True) as entry,
+    ):
+        write_array(entry, latents, allow_pickle=False)
+
+
 def packed_frame(frame: NDArray[np.uint8]) -> bytes:
     """A frame `h w 3` as lossless WebP: less than half of its bytes, in a few milliseconds."""
     from PIL import Image
@@ -190,40 +200,40 @@ def working(recipe: Recipe, model: ModelFolder, notice: OnNotice | None = None) 
         model: that makes it.
         notice: called with a sentence if another process is at work on the same film, and has to be waited for.
 
-    Raises:
-        ConsistI2VError: the folder cannot be made.
+    Where the state folder cannot be written, it is a temporary folder, and that is said.
     """
     from filelock import FileLock, Timeout
 
     name = work_name(recipe, model)
     folder = chunks_folder() / name
-    try:
-        lock = FileLock(locks_folder() / f"chunks-{name}.lock")
+    say = notice or _ignore
+    with ExitStack() as stack:
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            if notice:
-                notice("Another process is making this film; waiting for it to end.")
-            lock.acquire(poll_interval=WAITING)
-    except OSError as error:
-        raise _unusable(folder, error) from error
-    try:
-        try:
+            lock = FileLock(locks_folder() / f"chunks-{name}.lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                say("Another process is making this film; waiting for it to end.")
+                lock.acquire(poll_interval=WAITING)
+            stack.callback(lock.release)
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            stack.callback(_remove_empty, folder)
         except OSError as error:
-            raise _unusable(folder, error) from error
+            say(
+                f"The chunks cannot be kept in {folder} ({error.strerror or error}): an interrupted clip has to be "
+                "made anew. CONSISTI2V_STATE names another folder for them."
+            )
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="consisti2v-")))
         yield Work(folder)
-    finally:
-        with suppress(OSError):
-            folder.rmdir()  # if nothing was kept in it
-        lock.release()
 
 
-def _unusable(folder: Path, error: OSError) -> ConsistI2VError:
-    return ConsistI2VError(
-        f"The chunks of the film cannot be kept in {folder}: {error.strerror or error}. "
-        "CONSISTI2V_STATE names another folder for them."
-    )
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _ignore(_: str) -> None:
+    pass
 
 
 def chunks_folder() -> Path:

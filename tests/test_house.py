@@ -48,7 +48,7 @@ def test_the_commands_import_everything_else_inside_their_bodies():
     shown = subprocess.run([sys.executable, "-c", listing], cwd=ROOT, capture_output=True, text=True, check=True)
     imported = set(shown.stdout.split())
     own = {name for name in imported if name.startswith("consisti2v_cli.")}
-    allowed = {f"consisti2v_cli.{name}" for name in ("commands", "errors", "kinds", "recipe", "version")}
+    allowed = {f"consisti2v_cli.{name}" for name in ("commands", "errors", "kinds", "recipe", "text", "version")}
     assert {".".join(name.split(".")[:2]) for name in own} <= allowed
     heavy = {"PIL", "diffusers", "filelock", "huggingface_hub", "imageio_ffmpeg", "numpy", "safetensors"}
     heavy |= {"platformdirs", "textual_image", "torch", "transformers"}

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import click
 from click.exceptions import NoArgsIsHelpError
@@ -54,6 +55,12 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the subcommand. ConsistI2VError where there is no current folder, in which torch dies; but for help."""
+        if not _is_somewhere() and not set(ctx.help_option_names) & set(ctx.args):
+            raise ConsistI2VError("the current folder has been deleted; change to another one.")
+        return super().invoke(ctx)
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -92,6 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # the reader of our output is gone: `consisti2v ... | head -1`
         sys.stdout = None
         code = FAILED
+    except KeyboardInterrupt:  # before click takes care of it, or after
+        code = INTERRUPTED
     except Exception as error:  # the one place where errors become messages
         if session.verbosity >= 2:
             traceback.print_exc()
@@ -129,6 +138,15 @@ def explain(error: Exception) -> tuple[str, int]:
         return f"Error: {error.strerror}{about}", FAILED
     text = " ".join(str(error).split())[:300]
     return f"Error: {type(error).__name__}: {text}\nThis should not happen; -vv shows where it did.", FAILED
+
+
+def _is_somewhere() -> bool:
+    """Whether there is a current folder."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _harmless(line: str) -> str:

@@ -110,7 +110,7 @@ class Batch:
                 self._make_all(advance)
         except KeyboardInterrupt:
             self._end(f"{self.made} made")
-            if self.resumes:
+            if self.resumes and not self.alone:
                 self.console.notice("The same command goes on from here.")
             raise
         return self._end(f"{self.made} made")

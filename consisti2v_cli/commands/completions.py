@@ -10,6 +10,7 @@ import click
 from click.shell_completion import ShellComplete, get_completion_class
 
 from consisti2v_cli.commands.options import config_options, option, talk_options
+from consisti2v_cli.commands.parsing import UserPath
 from consisti2v_cli.errors import ConsistI2VError, RequestError
 
 SHELLS = ("bash", "zsh", "fish")
@@ -34,7 +35,7 @@ Examples:
     "--all",
     "folder",
     metavar="FOLDER",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=UserPath(file_okay=False, path_type=Path),
     default=None,
     default_text="none",
     help="Write the scripts of all shells into a folder instead, and print their paths.",

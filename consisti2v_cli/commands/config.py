@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +13,7 @@ import click
 from consisti2v_cli.commands import COMMANDS, consisti2v
 from consisti2v_cli.commands.parsing import meant
 from consisti2v_cli.errors import RequestError
+from consisti2v_cli.text import read_text_file
 
 # Commands with a table: doctor takes no defaults, and train has configurations of its own.
 CONFIGURED = tuple(name for name in COMMANDS if name not in ("doctor", "train"))
@@ -80,7 +82,10 @@ def default_path() -> Path:
     """Where the configuration file is looked for when none is named."""
     import platformdirs
 
-    return platformdirs.user_config_path("consisti2v", appauthor=False) / "config.toml"
+    try:
+        return platformdirs.user_config_path("consisti2v", appauthor=False) / "config.toml"
+    except RuntimeError:  # a user without a home
+        return Path(os.devnull, "config.toml")
 
 
 def _options(command: click.Command) -> dict[str, click.Option]:
@@ -93,7 +98,7 @@ def _options(command: click.Command) -> dict[str, click.Option]:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_text_file(path))
     except OSError as error:
         raise RequestError(f"The configuration {path} cannot be read: {error.strerror}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -149,8 +149,8 @@ def counted(number: int, what: str) -> str:
 
 
 def in_terminal() -> bool:
-    """Whether stderr is there, and a terminal."""
-    return sys.stderr is not None and sys.stderr.isatty()
+    """Whether stderr is there, and a terminal that can move its cursor."""
+    return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
 
 
 def _nothing(*_: object) -> None:

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from consisti2v_cli.commands.options import option, talk_options
+from consisti2v_cli.commands.parsing import UserPath
 from consisti2v_cli.errors import ConsistI2VError, RequestError, WeightsError
 from consisti2v_cli.recipe import Recipe
+from consisti2v_cli.text import read_text_file
 
 if TYPE_CHECKING:
     from consisti2v_cli.weights import ModelFolder
@@ -58,7 +60,7 @@ class Findings:
 @option(
     "--config",
     metavar="FILE",
-    type=click.Path(path_type=Path, readable=False),
+    type=UserPath(path_type=Path, readable=False),
     default=None,
     default_text="config.toml in the user's configuration folder",
     help="Configuration to check.",
@@ -330,7 +332,7 @@ def _check_config(path: Path) -> list[str]:
                         parameter.type_cast_value(context, defaults[parameter.name])
             except click.UsageError as error:
                 raise RequestError(f"{path}: [{name}] {error.format_message()}") from None
-    return sorted(tomllib.loads(path.read_text(encoding="utf-8")))
+    return sorted(tomllib.loads(read_text_file(path)))
 
 
 def _preview() -> str:
@@ -365,9 +367,8 @@ def _taken(path: Path) -> int:
 
 def _short(path: Path) -> str:
     """A path as people write it, without the name of their home folder."""
-    with suppress(ValueError, RuntimeError):
-        return str(Path("~") / path.relative_to(Path.home()))
-    return str(path)
+    home = os.path.expanduser("~")
+    return str(Path("~") / path.relative_to(home)) if path.is_relative_to(home) else str(path)
 
 
 def _size(count: int) -> str:

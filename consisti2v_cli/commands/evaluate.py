@@ -243,8 +243,8 @@ def _check_folders(folders: Sequence[str]) -> None:
 
 def _files(options: Mapping[str, Any]) -> tuple[Path | None, Path | None]:
     """Where JSON and page go. RequestError: they cannot, or are one file."""
-    json_file = check_file(options["json_file"], "--json", ".json")
-    html_file = check_file(options["html_file"], "--html", ".html")
+    json_file = check_file(options["json_file"], "--json", ".json", [options["labels"]])
+    html_file = check_file(options["html_file"], "--html", ".html", [options["labels"]])
     if options["html_file"] == STANDARD_OUTPUT:
         raise RequestError("--html names a file; standard output is for --json.")
     if json_file and html_file and json_file.resolve() == html_file.resolve():

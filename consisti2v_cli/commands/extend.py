@@ -99,6 +99,7 @@ def extend_film(
         console.notice(sentence)
     remove_forgotten()
     wish, beginning = _wish(source, prompt, request, console)
+    request.outputs.protect([wish.input.source])
     jobs, beginning = _jobs(wish, beginning, console)
     if beginning.recipe and request.base is None and (left := _not_taken_over(beginning.recipe, jobs[0].recipe, asked)):
         console.notice(f"{beginning.name} was made with {left}; --recipe {wish.input.shown} takes that over.")

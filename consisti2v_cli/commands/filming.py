@@ -147,7 +147,7 @@ class Filming:
 
     def _rest(self, job: Job, work: Work) -> Job | None:
         """What is still to be made of a film: some of its formats. None if all are there."""
-        if job.outputs.to_stdout:
+        if job.outputs.stream:
             return job
         found = self._written(job, work)
         self._last = next(reversed(found.values()), self._last)

@@ -63,7 +63,7 @@ def split_arguments(images: Sequence[str], prompt: str | None, *, needed: bool) 
     if prompt is None:
         return list(images), None
     if not needed and (prompt == STANDARD_INPUT or looks_like(prompt) or _is_there_to_read(prompt)):
-        return [*images, prompt], None
+        return [*images, os.path.expanduser(prompt)], None
     if not images and os.path.isdir(prompt):  # whose images may have prompts of their own
         return [prompt], None
     if why := _no_prompt(prompt):
@@ -73,7 +73,7 @@ def split_arguments(images: Sequence[str], prompt: str | None, *, needed: bool) 
 
 def _is_there_to_read(path: str) -> bool:
     """Whether a folder, a pipe, or a picture under any name is there."""
-    place = Path(path)
+    place = Path(os.path.expanduser(path))
     with suppress(OSError, ValueError):  # ValueError: a zero byte
         if place.is_file():
             kind = of_file(place)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from consisti2v_cli.errors import ConsistI2VError, RequestError, TakenError
+from consisti2v_cli.errors import ConsistI2VError, TakenError
 from consisti2v_cli.recipe import to_dict
 
 if TYPE_CHECKING:
@@ -75,9 +74,13 @@ def make_clips(
     for notice in request.outputs.notices:
         console.notice(notice)
     wishes = all_wishes(request, images, prompt, again=base is not None, on_notice=console.notice)
+    request.outputs.protect(wish.input.source for wish in wishes)
+    _warn_of_bytes(wishes, console)
     clips = sum(wish.variations for wish in wishes)
     alone = clips == 1 and not request.manifest
-    resumes = not alone or parts > 1 or os.path.isdir(images[0] if images else prompt or "")
+    several = not alone or parts > 1 or os.path.isdir(images[0] if images else prompt or "")
+    anew = request.any_seed or base is not None or bool(request.outputs.stream) or options["overwrite"]
+    resumes = several or not anew
     settler = Settler(command, console)
     run = _run(command, images, prompt, options) if resumes else None
     orders = _name_all(wishes, settler, run, agree=not options["dry_run"])[part::parts]
@@ -87,6 +90,12 @@ def make_clips(
     batch = Batch(options, console, alone=alone, resumes=resumes)
     _settle_all(orders, settler, batch)
     return batch.show() if options["dry_run"] else batch.make()
+
+
+def _warn_of_bytes(wishes: Sequence[Wish], console: Console) -> None:
+    """Say where a prompt was not typed in UTF-8, so that some of it is lost."""
+    if any("\N{REPLACEMENT CHARACTER}" in (wish.input.prompt or "") for wish in wishes):
+        console.notice("The prompt holds bytes that are not UTF-8; they are read as \N{REPLACEMENT CHARACTER}.")
 
 
 def _run(command: str, images: Sequence[str], prompt: str | None, options: Mapping[str, Any]) -> str:
@@ -225,11 +234,9 @@ def save(
     from consisti2v_cli.commands.claims import Claims
     from consisti2v_cli.state import keep_latent, remember, remember_last
 
-    if outputs.to_stdout:
-        if sys.stdout is None:
-            raise RequestError("-o - writes to standard output, which is closed.")
-        format = outputs.formats[0]
-        film.stream(sys.stdout.buffer, format, metadata=outputs.metadata, on_notice=console.notice)
+    if outputs.stream:
+        with outputs.opened_stream() as stream:
+            film.stream(stream, outputs.formats[0], metadata=outputs.metadata, on_notice=console.notice)
         return []
     free, claim = _claimed(paths, outputs, claims or Claims())
     written = []

@@ -17,6 +17,7 @@ from click.core import augment_usage_errors
 from consisti2v_cli.commands.inputs import Input, bad, open_image, printable, read_text
 from consisti2v_cli.commands.parsing import meant
 from consisti2v_cli.errors import RequestError
+from consisti2v_cli.text import decode_text
 
 INPUT, PROMPT, OUTPUT = "input", "prompt", "output"
 OWN_COLUMNS = (INPUT, PROMPT, OUTPUT)
@@ -66,7 +67,7 @@ def _read(file: str) -> str:
             data = stream.read(LARGEST + 1)
         if len(data) > LARGEST:
             raise RequestError(f"The manifest {printable(file)} is larger than {LARGEST // 10**6} MB.")
-        return data.decode("utf-8-sig")
+        return decode_text(data)
     except OSError as error:
         raise RequestError(f"The manifest {printable(file)} cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError:
@@ -162,10 +163,15 @@ def _row(
         if place is None or place == "-":
             raise RequestError(f"{INPUT} is {'missing' if place is None else '-, which is no file'}")
         folder = os.path.dirname(file)
-        if own is not None and own.startswith("@"):
-            own = "@" + os.path.join(folder, own[1:])
+        if own is not None and own.startswith("@") and not own.startswith("@@"):
+            own = "@" + os.path.join(folder, os.path.expanduser(own[1:]))
         text = prompt if own is None else read_text(own)
-        return Row(open_image(place, text, folder=folder), where, dict(_given(named, columns, context)), output)
+        return Row(
+            open_image(os.path.expanduser(place), text, folder=folder),
+            where,
+            dict(_given(named, columns, context)),
+            output,
+        )
     except (RequestError, click.UsageError) as error:
         message = error.format_message() if isinstance(error, click.UsageError) else str(error)
         return Row([bad(where, RequestError(f"{where}: {' '.join(message.split())}"))], where)

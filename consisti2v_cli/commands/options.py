@@ -13,6 +13,7 @@ from consisti2v_cli.commands.parsing import (
     PATH,
     Option,
     Share,
+    UserPath,
     Whole,
     byte_count,
     complete_models,
@@ -344,7 +345,7 @@ config_options = together(
     option(
         "--config",
         metavar="FILE",
-        type=click.Path(path_type=Path, readable=False),
+        type=UserPath(path_type=Path, readable=False),
         callback=_read_config,
         is_eager=True,
         expose_value=False,

@@ -6,19 +6,24 @@ import glob
 import os
 import re
 import string
+import sys
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
+from typing import IO
 
 from consisti2v_cli.commands.inputs import printable
 from consisti2v_cli.commands.options import FORMATS
-from consisti2v_cli.errors import RequestError
+from consisti2v_cli.errors import ConsistI2VError, RequestError
 from consisti2v_cli.recipe import Recipe
 
 FIELDS = ("name", "seed", "prompt", "command", "n")
 STANDARD_OUTPUT = "-"
 FOLDERS = ("png",)  # formats that are folders, whose names have no suffix
+_STDOUT_NAMES = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+_DESCRIPTORS = re.compile(r"/dev/std(out|err)|/dev/fd/\d+|/proc/self/fd/\d+")
 _WIDTH = re.compile(r"0?[1-9]\d?d?")  # of {seed} and {n} in a template
 LONGEST_NAME = 250  # bytes of a file's name: a number may have to follow, and 255 is what file systems take
 LONGEST = 220  # bytes of one that is made of a template: a number and a suffix follow
@@ -32,6 +37,7 @@ class Names:
     keys: set[str] = field(default_factory=set)  # the same names as any file system compares them
     numbers: dict[tuple[str, tuple[str, ...]], int] = field(default_factory=dict)  # the last one by stem and formats
     clips: int = 0
+    inputs: set[tuple[int, int]] = field(default_factory=set)  # what the run reads: device and inode
 
     def forget(self) -> None:
         """Hand all names out anew."""
@@ -57,32 +63,35 @@ class Outputs:
         overwrite: bool,
         metadata: bool = True,
         names: Names | None = None,
+        asked: bool = True,
     ) -> None:
         """
         Args:
-            output: file, folder, template or `-`, as given with -o.
+            output: file, folder, template, `-`, or a device or pipe, as given with -o.
             formats: as given with -f; none: by the suffix of `output`.
-            overwrite: existing files may be replaced; else the next free number is added.
+            overwrite: earlier results may be replaced, and a file that is no clip where `output` names just that; else
+                the next free number is added. What the run reads is never replaced.
             metadata: the files carry their recipe.
             names: those that the run has handed out by other outputs.
+            asked: whether a person gave `output`.
 
         Raises:
-            RequestError: unknown template field, unknown suffix, a device, several formats to standard output.
+            RequestError: unknown template field, unknown suffix, several formats to a stream.
         """
-        self.to_stdout = output == STANDARD_OUTPUT
+        self.stream = output if output == STANDARD_OUTPUT or _is_stream(output) else None
         self.overwrite = overwrite
         self.metadata = metadata
         self.names = names or Names()
+        self.asked = asked
         self.notices: list[str] = []  # what a person should know about the names
         self.suffixes: dict[str, str] = {}  # of a format, as -o has it: MP4
-        if self.to_stdout:
-            self.template, self.formats = "{name}", _streamed(formats)
+        if self.stream:
+            self.template, self.formats = "{name}", _streamed(self.stream, formats)
             return
         if not output.strip():
             raise RequestError("-o is empty; name a file, a folder, a template, or - for standard output.")
         if os.altsep:
             output = output.replace(os.altsep, os.sep)
-        _check_place(output)
         if os.path.isdir(output) or output.endswith(("/", os.sep)):
             output = os.path.join(output, "{name}")
         _check_fields(output)
@@ -104,9 +113,9 @@ class Outputs:
             RequestError: the template would leave the folder, or is none.
         """
         if inside is not None:
-            if self.to_stdout:
+            if self.stream:
                 raise RequestError(
-                    f"output is {printable(inside)}, but -o - is standard output; leave one of them out."
+                    f"output is {printable(inside)}, but -o {self.stream} is a stream; leave one of them out."
                 )
             _check_inside(inside)
             parts = self.template.split(os.sep)[:-1]
@@ -114,18 +123,47 @@ class Outputs:
             output = os.sep.join([*parts[:known], inside])
         elif list(dict.fromkeys(formats)) == self.formats and metadata == self.metadata:
             return self
-        return Outputs(output, formats, overwrite=self.overwrite, metadata=metadata, names=self.names)
+        return Outputs(output, formats, overwrite=self.overwrite, metadata=metadata, names=self.names, asked=self.asked)
+
+    def protect(self, sources: Iterable[Path | bytes]) -> None:
+        """Never replace these files and folders, which the run reads, under whatever name they are written to."""
+        for source in sources:
+            if isinstance(source, Path):
+                with suppress(OSError):
+                    self.names.inputs.add(_identity(source))
 
     def check_use(self, clips: int, *, as_json: bool) -> None:
         """Raise RequestError if standard output cannot take what is made."""
-        if self.to_stdout and clips > 1:
-            raise RequestError(f"-o - takes one clip, not {clips}; name a folder or a template.")
-        if self.to_stdout and as_json:
-            raise RequestError("-o - and --json both want standard output; leave one of them out.")
+        if self.stream and clips > 1:
+            raise RequestError(f"-o {self.stream} takes one clip, not {clips}; name a folder or a template.")
+        if self.is_stdout and as_json:
+            raise RequestError(f"-o {self.stream} and --json both want standard output; leave one of them out.")
+
+    @property
+    def is_stdout(self) -> bool:
+        """Whether the clip goes to standard output."""
+        return self.stream in (STANDARD_OUTPUT, *_STDOUT_NAMES)
+
+    @contextmanager
+    def opened_stream(self) -> Iterator[IO[bytes]]:
+        """The stream that takes the clip. ConsistI2VError, RequestError: it cannot be written to."""
+        assert self.stream
+        if self.is_stdout:
+            if sys.stdout is None:
+                raise RequestError(f"-o {self.stream} writes to standard output, which is closed.")
+            yield sys.stdout.buffer
+            return
+        try:
+            with open(self.stream, "wb") as stream:
+                yield stream
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise ConsistI2VError(f"{self.stream} cannot be written: {error.strerror}.") from error
 
     def numbering(self, clips: int) -> str | None:
         """A sentence for a person whose -o names one file, and who gets so many clips; None where it does not."""
-        if self.to_stdout or clips < 2 or any(map(_has_fields, self.template.split(os.sep))):
+        if self.stream or clips < 2 or any(map(_has_fields, self.template.split(os.sep))):
             return None
         first, second, *_ = (self._spelled(self.template, number, self.formats[:1])[0] for number in (1, 2))
         advice = f"write {self.template}/ for a folder, or use {{name}}"
@@ -145,7 +183,7 @@ class Outputs:
 
     def listed(self, paths: Sequence[Path]) -> list[str]:
         """Files of `reserve` as they would be written now; none where standard output takes the clip."""
-        return [] if self.to_stdout else list(map(str, self.still_free(paths)))
+        return [] if self.stream else list(map(str, self.still_free(paths)))
 
     def following(self, paths: Sequence[Path]) -> list[Path]:
         """Files of `reserve` -> those with the next free number."""
@@ -199,7 +237,7 @@ class Outputs:
             for name in (part for path in paths for part in path.parts):
                 _check_length(name)
         self.names.add(paths, stem, formats)
-        if not self.to_stdout:
+        if not self.stream:
             check_writable(paths[0])
         return paths
 
@@ -219,16 +257,25 @@ class Outputs:
 
     def _exists(self, path: Path, format: str) -> bool:
         """Whether something stands in the way of a file, if only on systems that take some names for the same."""
-        if self.to_stdout:
+        if self.stream:
             return False
         if self.overwrite:
-            return path.is_dir() and format not in FOLDERS
+            return path.exists() and not self._may_replace(path, format)
         if os.path.lexists(path):
             return True
         try:
             return same_name(path.name) in map(same_name, os.listdir(path.parent))
         except OSError:
             return False
+
+    def _may_replace(self, path: Path, format: str) -> bool:
+        """Whether -y replaces what is there: a clip that was made here, or what -o names; never what the run reads."""
+        from consisti2v_cli.commands.made import recipe_in
+
+        if _identity(path) in self.names.inputs or path.is_dir() is not (format in FOLDERS):
+            return False
+        is_named = self.asked and not any(map(_has_fields, self.template.split(os.sep)))
+        return (is_named and path in self._spelled(self.template, 1, self.formats)) or recipe_in(path) is not None
 
 
 def key(path: Path) -> str:
@@ -261,21 +308,25 @@ def cut(text: str, longest: int) -> str:
     return text
 
 
-def _streamed(formats: Sequence[str]) -> list[str]:
-    """The format for standard output."""
+def _streamed(stream: str, formats: Sequence[str]) -> list[str]:
+    """The format for a stream."""
     if len(formats) > 1:
-        raise RequestError(f"-o - takes one format, not {len(formats)}: {', '.join(formats)}.")
+        raise RequestError(f"-o {stream} takes one format, not {len(formats)}: {', '.join(formats)}.")
     if folders := [format for format in formats if format in FOLDERS]:
         raise RequestError(f"{folders[0]} is a folder of frames, and no stream; name a folder with -o.")
     return list(formats) or [FORMATS[0]]
 
 
-def _check_place(output: str) -> None:
-    """RequestError for devices and pipes."""
-    if os.path.exists(output) and not os.path.isdir(output) and not os.path.isfile(output):
-        raise RequestError(
-            f"-o {printable(output)} is a device or a pipe; name a file, a folder, or - for standard output."
-        )
+def _is_stream(output: str) -> bool:
+    """Whether an output is a device, a pipe, or an open file of the process, such as /dev/stdout or /dev/fd/63."""
+    is_special = os.path.exists(output) and not os.path.isdir(output) and not os.path.isfile(output)
+    return is_special or (_DESCRIPTORS.fullmatch(output) is not None and os.path.exists(output))
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """The same for all names of a file or folder: links, and other spellings where case does not count."""
+    state = path.stat()
+    return state.st_dev, state.st_ino
 
 
 def _check_inside(output: str) -> None:

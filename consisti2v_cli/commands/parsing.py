@@ -7,7 +7,6 @@ import math
 import os
 import re
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import click
@@ -15,10 +14,20 @@ from click.core import ParameterSource
 
 from consisti2v_cli.errors import RequestError
 from consisti2v_cli.recipe import RANGES
+from consisti2v_cli.text import read_text_file
 
 _WHERE = {ParameterSource.ENVIRONMENT: "the environment", ParameterSource.DEFAULT_MAP: "the configuration"}
 
-PATH = click.Path(allow_dash=True, readable=False)  # what cannot be read is said where it is read
+
+class UserPath(click.Path):
+    """A path; what cannot be read is said where it is read. ~ is a home folder, where no shell made it one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """'~/clips' -> '/home/me/clips'."""
+        return super().convert(os.path.expanduser(value), param, ctx)
+
+
+PATH = UserPath(allow_dash=True, readable=False)
 
 
 class Whole(click.IntRange):
@@ -176,13 +185,15 @@ def complete_models(ctx: click.Context, param: click.Parameter, incomplete: str)
 
 
 def prompt_text(prompt: str) -> str:
-    """The prompt itself, or what stands in FILE where it is written @FILE."""
+    """The prompt itself, or what stands in FILE where it is written @FILE; @@ stands for an @ at the beginning."""
     if not prompt.startswith("@"):
         return prompt
+    if prompt.startswith("@@"):
+        return prompt[1:]
     if prompt == "@":
         raise RequestError("The prompt is @ without a file; write the file's name behind it, such as @prompt.txt.")
     try:
-        return " ".join(Path(prompt[1:]).read_text(encoding="utf-8").split())
+        return " ".join(read_text_file(os.path.expanduser(prompt[1:])).split())
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise RequestError(f"The prompt cannot be read from {prompt[1:]}: {reason}.") from None

@@ -63,7 +63,7 @@ def make_preview(console: Console) -> Preview | None:
     from consisti2v_cli.commands.console import in_terminal
 
     rich = RichConsole(stderr=True)
-    if not in_terminal() or rich.is_dumb_terminal or rich.no_color or rich.color_system is None:
+    if not in_terminal() or rich.no_color or rich.color_system is None:
         console.notice("Previews need a terminal that shows colours; the clip is made without.")
         return None
     return None if console.quiet else Preview(ask_terminal(), console)

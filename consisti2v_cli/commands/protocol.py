@@ -74,7 +74,7 @@ def follow(folders: Sequence[str], options: dict[str, Any], console: Console) ->
 
     if len(folders) != 1 or not options["data"]:
         raise RequestError("--protocol needs one FOLDER, for the clips, and --data DIR, the data set.")
-    json_file = check_file(options["json_file"], "--json", ".json")
+    json_file = check_file(options["json_file"], "--json", ".json", [options["labels"]])
     evaluation = _evaluation(options, console)
     samples = read_samples(evaluation.protocol, Path(options["data"]), seed=SEED, clips=options["clips"])
     model = OneModel(require(options["model"] or choose()))

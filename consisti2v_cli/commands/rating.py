@@ -64,8 +64,8 @@ def count_ratings(folders: Sequence[str], options: dict[str, Any], console: Cons
 
     if not options["key"]:
         raise RequestError("--ratings needs --key FILE, which --rate wrote beside the page.")
-    json_file = check_file(options["json_file"], "--json", ".json")
     files = [*options["ratings"], *folders]  # a shell's `ratings-*.json` gives the option the first one alone
+    json_file = check_file(options["json_file"], "--json", ".json", [*files, options["key"]])
     found = read_tally([Path(file) for file in files], Path(options["key"]))
     show_result(asdict(found), list(map(printable, tally_lines(found))), options, json_file, console)
     return 0

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from consisti2v_cli.commands.options import option, talk_options
+from consisti2v_cli.commands.parsing import UserPath
 
 EXAMPLES = """\b
 Examples:
@@ -38,20 +39,20 @@ Examples:
 @option(
     "-o",
     "--output",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=UserPath(file_okay=False, path_type=Path),
     required=True,
     help="Model folder. A training that was stopped there goes on from its last checkpoint.",
 )
 @option(
     "--validation",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=UserPath(exists=True, file_okay=False, path_type=Path),
     default=None,
     default_text="none",
     help="Folder of photos that are not trained on, for figures and sample pictures.",
 )
 @option(
     "--init",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=UserPath(exists=True, file_okay=False, path_type=Path),
     default=None,
     default_text="random weights",
     help="Model folder whose weights to start from (autoencoder, network).",

@@ -13,6 +13,7 @@ from click.core import ParameterSource
 from consisti2v_cli.commands.options import BOUNDED
 from consisti2v_cli.errors import RequestError
 from consisti2v_cli.recipe import FAST, OF_MODEL, RANGES, Recipe, check, from_json, own_fields
+from consisti2v_cli.text import read_text_file
 
 AUTO = "auto"
 FOUND_OUT = {"command", "input_name", "input_sha256", "versions", "start"}  # fields that are not asked for
@@ -137,7 +138,7 @@ def read_base(file: str, **otherwise: Any) -> Recipe:
 
     path = Path(file)
     try:
-        text = path.read_text(encoding="utf-8") if path.suffix.lower() == ".json" else read_recipe(path)
+        text = read_text_file(path) if path.suffix.lower() == ".json" else read_recipe(path)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise RequestError(f"The recipe {file} cannot be read: {reason}.") from None

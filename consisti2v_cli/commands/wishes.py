@@ -68,7 +68,12 @@ class Request:
         settled = {**options, "seed": drawn} if any_seed else options
         written = {name: options[name] for name in ("overwrite", "metadata")}
         return cls(
-            command, settled, frozenset(asked), base, Outputs(options["output"], options["format"], **written), any_seed
+            command,
+            settled,
+            frozenset(asked),
+            base,
+            Outputs(options["output"], options["format"], **written, asked="output" in asked),
+            any_seed,
         )
 
     @property

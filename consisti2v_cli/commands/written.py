@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from consisti2v_cli.errors import RequestError, TakenError
+from consisti2v_cli.text import read_text_file
 
 if TYPE_CHECKING:
     from consisti2v_cli.commands.console import Console
@@ -16,8 +18,18 @@ if TYPE_CHECKING:
 STANDARD_OUTPUT = "-"
 
 
-def check_file(file: str | None, flag: str, suffix: str) -> Path | None:
-    """Where a result goes; None where none is wanted, or to standard output. RequestError where it cannot go."""
+def check_file(file: str | None, flag: str, suffix: str, inputs: Iterable[str | None] = ()) -> Path | None:
+    """Where a result goes; None where none is wanted, or to standard output.
+
+    Args:
+        file: as given.
+        flag: with which.
+        suffix: of such a file, for the message.
+        inputs: files that the command reads, which are never overwritten.
+
+    Raises:
+        RequestError: it cannot go there.
+    """
     from consisti2v_cli.commands.output import check_writable
     from consisti2v_cli.evaluation.clips import SUFFIXES
     from consisti2v_cli.media.scratch import check_free
@@ -29,6 +41,8 @@ def check_file(file: str | None, flag: str, suffix: str) -> Path | None:
         raise RequestError(f"{file} is a folder; {flag} names a file.")
     if path.suffix.lower() in SUFFIXES:
         raise RequestError(f"{file} has the name of a film; {flag} writes text, such as scores{suffix}.")
+    if path.exists() and any(known and os.path.exists(known) and path.samefile(known) for known in inputs):
+        raise RequestError(f"{file} is read by this command; name another file with {flag}.")
     check_writable(path)
     check_free(path, overwrite=True, folder=False)  # refuses what is never replaced: devices, pipes
     return path
@@ -71,7 +85,7 @@ def read_words(file: str | None) -> Words:
     if file is None:
         return {}
     try:
-        told = json.loads(Path(file).read_text(encoding="utf-8"))
+        told = json.loads(read_text_file(file))
     except (OSError, ValueError) as error:
         raise RequestError(f"--labels {file} cannot be read: {error}.") from error
     good = isinstance(told, dict) and all(

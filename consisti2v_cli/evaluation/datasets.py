@@ -25,6 +25,7 @@ from consisti2v_cli.errors import RequestError
 from consisti2v_cli.kinds import suffixes
 from consisti2v_cli.media.image import read_image
 from consisti2v_cli.media.video import read_frames
+from consisti2v_cli.text import read_text_file
 
 Frames = NDArray[np.uint8]
 
@@ -190,7 +191,7 @@ def _prompt_beside(path: Path) -> str:
 def read_text(path: Path) -> str:
     """A file's text. RequestError: it cannot be read, or is not UTF-8."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_text_file(path)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not in UTF-8"
         raise RequestError(f"{path} cannot be read: {reason}.") from error

@@ -325,7 +325,7 @@ def _found(judge: Judge, folder: Path | None = None) -> Inventoried | None:
 def _places(judge: Judge, folder: Path | None) -> Iterator[tuple[Path, str | None]]:
     """The folders where a judge's files may be, with the commit where it is one of the cache."""
     named = os.environ.get(FOLDER_VARIABLE)
-    for place in (folder, Path(named).expanduser() if named else None):
+    for place in (folder, Path(os.path.expanduser(named)) if named else None):
         if place is not None:
             yield place / judge.key, None
     cached = snapshot(judge.repo, judge.revision) if judge.repo else None

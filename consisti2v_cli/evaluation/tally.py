@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from consisti2v_cli.errors import RequestError
+from consisti2v_cli.text import read_text_file
 
 from .rating import KEY, QUESTIONS, RATINGS, SCHEMA
 
@@ -179,7 +180,7 @@ def _share(given: Mapping[str, Sequence[Sequence[str]]], wanted: Mapping[str, st
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        told = json.loads(read_text_file(path))
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror}.") from error
     except ValueError as error:

@@ -32,7 +32,7 @@ def appearing(path: Path, *, overwrite: bool, folder: bool) -> Iterator[Path]:
 
     Args:
         path: the name. Its folder is made where it is missing.
-        overwrite: what is there already may be replaced.
+        overwrite: what is there already may be replaced: with its mode, and where it is a link, what that leads to.
         folder: a folder of frames is made, not a file.
 
     Yields:
@@ -44,6 +44,8 @@ def appearing(path: Path, *, overwrite: bool, folder: bool) -> Iterator[Path]:
         ConsistI2VError: the disk is full, the folder gone, or the like.
     """
     check_free(path, overwrite=overwrite, folder=folder)
+    if overwrite and path.is_symlink():
+        path = Path(os.path.realpath(path))  # the link stays
     _make_folder(path.parent)
     remove_leftovers(path.parent)
     name = f".{path.name[:40]}-{_place()}-{os.getpid()}-{secrets.token_hex(4)}.part"
@@ -53,6 +55,9 @@ def appearing(path: Path, *, overwrite: bool, folder: bool) -> Iterator[Path]:
         made = hidden / "made.part"
         yield made
         check_free(path, overwrite=overwrite, folder=folder)
+        if overwrite:
+            with suppress(FileNotFoundError):
+                made.chmod(stat.S_IMODE(path.stat().st_mode))
         if folder:
             _move_folder(made, path, overwrite=overwrite)
         else:

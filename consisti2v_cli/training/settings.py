@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from consisti2v_cli.errors import RequestError
+from consisti2v_cli.text import read_text_file
 from consisti2v_cli.weights import ModelSettings
 
 T = TypeVar("T")
@@ -145,7 +146,7 @@ def read_file(name: str) -> TrainingFile:
     if not path.is_file() and not path.suffix:  # a folder may well be called like a preset
         path = Path(__file__).with_name("presets") / f"{name}.toml"
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(read_text_file(path))
     except OSError as error:
         raise RequestError(f"Cannot read the training configuration {name}: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -19,6 +19,7 @@ from torch import Generator, Tensor
 
 from consisti2v_cli.errors import ConsistI2VError, RequestError
 from consisti2v_cli.kinds import suffixes
+from consisti2v_cli.text import read_text_file
 from consisti2v_cli.training.batch import STRIDES, Batch
 
 SUFFIXES = (*suffixes("video"), ".gif")
@@ -201,7 +202,7 @@ def _read_manifest(manifest: Path) -> Iterator[tuple[Path, str]]:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_text_file(path)
     except UnicodeDecodeError as error:
         raise RequestError(f"{path} is not UTF-8: {error}") from error
 

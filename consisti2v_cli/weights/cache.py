@@ -42,7 +42,10 @@ def hub_cache() -> Path:
     """The folder of the cache: HF_HUB_CACHE, or `hub` in HF_HOME."""
     from huggingface_hub import constants
 
-    return Path(constants.HF_HUB_CACHE).expanduser()
+    try:
+        return Path(constants.HF_HUB_CACHE).expanduser()
+    except RuntimeError:  # a user without a home: a place that can be neither read nor made
+        return Path(os.devnull, "huggingface")
 
 
 def typed(repo: str) -> tuple[str, str]:

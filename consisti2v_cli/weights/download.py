@@ -31,6 +31,8 @@ LISTING_TRIES = 3  # of these waits, before a download has begun
 LONGEST_WAIT = 300.0  # seconds that a hub may ask for
 INCOMPLETE = ".consisti2v.incomplete"  # huggingface_hub's own tools show and prune files that end like this
 
+_PROXIES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY")
+_CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # of git, or sha256
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _CHUNK = 1 << 22
@@ -77,6 +79,7 @@ class Repository:
         self.revision = revision
         self.on_notice = on_notice
         self._waits = WAITS[:LISTING_TRIES] if patient else ()
+        _check_environment()
         info = self._patiently(self._ask)
         self.commit = str(info.sha)
         if not _COMMIT.fullmatch(self.commit):
@@ -316,13 +319,43 @@ def _transport_in_words() -> Iterator[None]:
     except http.TimeoutException:
         raise _TryAgainError(f"nothing came for {constants.HF_HUB_DOWNLOAD_TIMEOUT} s") from None
     except http.ConnectError as error:
-        raise _TryAgainError(f"{_host()} is not reached ({error})") from None
+        through = _set_variables(_PROXIES)
+        raise _TryAgainError(f"{_host()} is not reached ({error}{f'; through {through}' if through else ''})") from None
     except (http.NetworkError, http.RemoteProtocolError):
         raise _TryAgainError("the connection was cut") from None
     except http.ProxyError:
         raise _TryAgainError("the proxy does not let it through") from None
     except (http.HTTPError, http.InvalidURL) as error:
         raise WeightsError(f"{_host()} cannot be asked ({type(error).__name__}).") from None
+
+
+def _check_environment() -> None:
+    """WeightsError, naming the variable, where the environment's settings of the network cannot be meant."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
+
+    address = urlsplit(constants.ENDPOINT)
+    if address.scheme not in ("http", "https") or not address.netloc:
+        raise WeightsError(
+            f"HF_ENDPOINT is {constants.ENDPOINT!r}, which is no address such as https://huggingface.co."
+        )
+    try:
+        get_session()
+    except (ImportError, ValueError) as error:  # a proxy of a kind that is not known, or that needs a package
+        raise WeightsError(f"{_set_variables(_PROXIES)} cannot be used as a proxy: {_one_line(error)}.") from None
+    except OSError as error:  # SSL's errors are some
+        reason = error.strerror or _one_line(error)
+        raise WeightsError(f"{_set_variables(_CERTIFICATES)} cannot be read as certificates: {reason}.") from None
+
+
+def _set_variables(names: Sequence[str]) -> str:
+    """Those variables that are set, with their values, but for passwords in them."""
+    found = {name: os.environ[name] for name in (*names, *map(str.lower, names)) if os.environ.get(name)}
+    return ", ".join(f"{name}={re.sub('//[^/@]*@', '//***@', value)}" for name, value in found.items())
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")
 
 
 def _headers() -> dict[str, str]:

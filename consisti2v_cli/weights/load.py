@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from consisti2v_cli.diffusion import make_scheduler
-from consisti2v_cli.errors import RequestError, WeightsError, lacks_memory
+from consisti2v_cli.errors import ConsistI2VError, RequestError, WeightsError, lacks_memory
 from consisti2v_cli.model import UNetConfig, VideoUNet
 from consisti2v_cli.plans import ALL_AT_ONCE, OWN_MEMORY, MemoryPlan, next_plan
 
@@ -60,11 +61,14 @@ def load_model(
     Raises:
         WeightsError: a part is missing, damaged, or its tensors are not exactly the network's: names them.
         RequestError: unknown attention or dtype, or one that does not work here; nothing here that compiles.
+        ConsistI2VError: Python runs without docstrings, which diffusers needs.
     """
     if not isinstance(folder, ModelFolder):
         folder = ModelFolder(Path(folder), Path(folder).resolve().name)
     if lacking := missing(folder.path):
         raise WeightsError(f"The model in {folder.path} is not complete: {', '.join(lacking)} missing.")
+    if sys.flags.optimize > 1:
+        raise ConsistI2VError("Python runs with -OO or PYTHONOPTIMIZE=2, under which diffusers cannot work; unset it.")
     place = torch.device(device)
     kind = _dtype(dtype)
     check_attention(attention, place, kind)

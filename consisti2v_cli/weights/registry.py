@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def local_folder(model: str) -> Path | None:
     """The folder that a `--model` value stands for; None for hub repositories and their names."""
     if model in MODELS:
         return BUNDLED if MODELS[model] is None else None
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))
     return path if path.is_dir() else None
 
 
