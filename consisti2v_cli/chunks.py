@@ -19,6 +19,7 @@ from consisti2v_cli.clip import Film
 from consisti2v_cli.errors import RequestError
 from consisti2v_cli.latents import decode_frames, encode_picture
 from consisti2v_cli.layout import first_picture
+from consisti2v_cli.media.sound import Soundtrack
 from consisti2v_cli.recipe import Recipe
 from consisti2v_cli.render import (
     DECODING,
@@ -92,7 +93,7 @@ def render_film(
     studio = _Studio(recipe, beginning, model, event, notice, on_preview)
     made = ChunkFrames(studio, work)
     front = beginning.front(recipe) if recipe.join else None
-    return LongFilm(Joined(front, made) if front else made, recipe, made)
+    return LongFilm(Joined(front, made) if front else made, recipe, made, front)
 
 
 @dataclass(frozen=True)
@@ -100,11 +101,17 @@ class LongFilm(Film):
     """A film of chunks."""
 
     made: ChunkFrames  # its frames without those of a source that stand in front
+    front: SourceFrames | None = None  # those, where there are any
 
     @property
     def last_latent(self) -> NDArray[np.float32] | None:
         """The exact latent of the last frame, `c h w`; None before the frames were gone through."""
         return self.made.last_latent
+
+    @property
+    def soundtrack(self) -> Soundtrack | None:
+        """The sound of what stands in front."""
+        return self.front.soundtrack if self.front and self.recipe.audio else None
 
     @property
     def drift(self) -> Drift | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from consisti2v_cli.media.sound import Soundtrack
 from consisti2v_cli.media.video import OnFinished, stream_video, write_video
 from consisti2v_cli.recipe import Recipe, to_json
 
@@ -76,6 +77,11 @@ class Film:
         """The latent of the last frame, `c h w`, from which a longer film goes on exactly; None where there is none."""
         return None
 
+    @property
+    def soundtrack(self) -> Soundtrack | None:
+        """What is heard; None: nothing."""
+        return None
+
     def _timed(self) -> tuple[Iterable[NDArray[np.uint8]], float]:
         """The frames as they are played, and how many a second."""
         recipe = self.recipe
@@ -90,6 +96,7 @@ class Film:
             "comment": to_json(self.recipe) if metadata else None,
             "quality": self.recipe.quality,
             "max_bytes": self.recipe.max_size,
+            "sound": self.soundtrack,
         }
 
 

@@ -69,6 +69,7 @@ OWN: dict[str, tuple[str, ...]] = {  # the fields that mean something to some co
     "anchor": ("extend",),
     "start": ("extend",),
     "join": ("extend",),
+    "audio": ("extend",),
 }
 
 OF_MODEL = frozenset(  # the fields that mean something to a model only: nothing to a clip of the layout alone
@@ -154,6 +155,7 @@ class Recipe:
     anchor: float = 0.0  # extend: how far each chunk's colours are pulled back to the first frame's
     start: str = "image"  # extend: from an image, a clip's exact last latent, or its last frame, encoded again
     join: bool = False  # extend: the source film's own frames stand in front
+    audio: bool = True  # extend: with them their sound
     quality: int = 85  # of the encoder, 1 to 100
     max_size: int | None = None  # bytes that a gif, webp or mp4 may take; quality is lowered for it
     smooth: float | None = None  # frames a second that are made by interpolation in between; None: none

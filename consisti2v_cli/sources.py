@@ -15,7 +15,8 @@ from consisti2v_cli.layout import first_picture
 from consisti2v_cli.media.image import read_image
 from consisti2v_cli.media.metadata import read_recipe
 from consisti2v_cli.media.scratch import frame_files
-from consisti2v_cli.media.video import kind_of, probe, read_frames, read_last_frame
+from consisti2v_cli.media.sound import Soundtrack, soundtrack_of
+from consisti2v_cli.media.video import Timing, kind_of, read_frames, read_last_frame, read_timing
 from consisti2v_cli.recipe import Recipe, from_json
 from consisti2v_cli.resolve import resolve
 from consisti2v_cli.state import content_sha256, kept_latent, recipe_of
@@ -42,7 +43,7 @@ class Beginning:
         """The source film's frames without the last one, as they stand in front of a film; None for an image."""
         if not self.film or not isinstance(self.source, Path):
             return None
-        return SourceFrames(self.source, self._rate, self._stored, recipe)
+        return SourceFrames(self.source, self._timing, recipe)
 
     def length(self, recipe: Recipe) -> int:
         """How many frames a film has that begins with it, with those in front."""
@@ -50,16 +51,16 @@ class Beginning:
         return (len(front) if front else 0) + recipe.chunks * (recipe.frames - 1) + 1
 
     @cached_property
-    def _rate(self) -> float:
-        """Of the film's frames, how many a second."""
+    def _timing(self) -> Timing:
+        """When the film's frames are shown: made here, as its recipe says, which files round. Found out once: all of
+        the film has to be decoded for that.
+        """
         assert isinstance(self.source, Path)
-        return (self.recipe.smooth or self.recipe.fps) if self.recipe else probe(self.source).fps
-
-    @cached_property
-    def _stored(self) -> int:
-        """How many frames the film has. Counted once: all of it has to be decoded for that."""
-        assert isinstance(self.source, Path)
-        return sum(1 for _ in read_frames(self.source))
+        timing = read_timing(self.source)
+        if not self.recipe:
+            return timing
+        rate = self.recipe.smooth or self.recipe.fps
+        return Timing(tuple(number / rate for number in range(len(timing.starts))), timing.offset)
 
 
 def begin(source: Path | str | bytes, *, name: str = "", background: str = "white") -> Beginning:
@@ -80,7 +81,8 @@ def begin(source: Path | str | bytes, *, name: str = "", background: str = "whit
     name = name or path.resolve().name
     if kind_of(path) == "image":
         return Beginning(path, name, read_image(path, background=background, name=name), film=False)
-    return Beginning(path, name, read_last_frame(path), film=True, recipe=_own_recipe(path))
+    picture = read_last_frame(path, background=background)
+    return Beginning(path, name, picture, film=True, recipe=_own_recipe(path))
 
 
 def settle(recipe: Recipe, beginning: Beginning, model: ModelFolder) -> tuple[Recipe, Beginning]:
@@ -114,37 +116,46 @@ def prompt_of(recipe: Recipe, chunk: int) -> str:
 
 
 class SourceFrames:
-    """The frames of a film but for the last one, which a longer film begins with: fitted to that one's size, and so
-    many a second as it has. Read from the file each time that they are gone through.
+    """The frames of a film but for the last one, which a longer film begins with: fitted to that one's size, at their
+    own times, so many a second as it has. Read from the file each time that they are gone through.
     """
 
-    def __init__(self, source: Path, rate: float, stored: int, recipe: Recipe) -> None:
+    def __init__(self, source: Path, timing: Timing, recipe: Recipe) -> None:
         """
         Args:
             source: a film, or a folder of PNG frames.
-            rate: its frames a second.
-            stored: how many frames it has.
+            timing: of its frames.
             recipe: of the longer film, resolved.
         """
         self._source = source
-        self._stored = stored
+        self._timing = timing
+        self._starts = timing.starts
         self._recipe = recipe
-        self._pace = recipe.fps / rate  # how many frames are wanted for each stored one
+        self._slack = min(_ROUNDING, _SHARE / recipe.fps)
 
     def __len__(self) -> int:
-        return math.ceil((self._stored - 1) * self._pace - _SLACK)
+        return max(0, math.ceil((self._starts[-1] - self._slack) * self._recipe.fps))
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
-        shown = 0  # of the frames that are wanted: number n is stored frame n / pace
-        for number, frame in enumerate(read_frames(self._source)):
+        """Of the frames that are wanted, number n is the one that the source shows n / fps seconds after its first."""
+        shown = 0
+        ends = (*self._starts[1:], math.inf)
+        frames = read_frames(self._source, background=self._recipe.background)
+        for end, frame in zip(ends, frames, strict=False):
             fitted = None
-            while shown < len(self) and int(shown / self._pace + _SLACK) == number:
+            while shown < len(self) and shown / self._recipe.fps + self._slack < end:
                 fitted = first_picture(self._recipe, frame) if fitted is None else fitted
                 yield fitted
                 shown += 1
 
+    @property
+    def soundtrack(self) -> Soundtrack | None:
+        """What is heard with these frames; None where the film has no sound."""
+        return soundtrack_of(self._source, self._timing.offset, len(self) / self._recipe.fps)
 
-_SLACK = 1e-6  # of a frame: what rounding may do to the time of one
+
+_ROUNDING = 0.011  # seconds by which files round a frame's time: GIF to hundredths
+_SHARE = 0.25  # of the time between two frames, which rounding never takes more of
 
 
 def _own_recipe(path: Path) -> Recipe | None:

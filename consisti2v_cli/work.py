@@ -40,7 +40,7 @@ WAITING = 0.5  # seconds between two looks at another process's lock
 
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, SyntaxError)  # what unreadable chunks raise
 # Fields that change the file, and not the frames; the command's own defaults stand for them in the folder's name.
-_OF_THE_FILE = ("fps", "smooth", "quality", "max_size", "join")
+_OF_THE_FILE = ("fps", "smooth", "quality", "max_size", "join", "audio")
 
 OnNotice = Callable[[str], None]
 

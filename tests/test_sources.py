@@ -9,7 +9,7 @@ from consisti2v_cli import sources
 from consisti2v_cli.clip import Film
 from consisti2v_cli.errors import RequestError
 from consisti2v_cli.media.image import fit_image
-from consisti2v_cli.media.video import read_frames, write_video
+from consisti2v_cli.media.video import read_frames, read_timing, write_video
 from consisti2v_cli.recipe import Recipe
 from consisti2v_cli.resolve import local_revision
 from consisti2v_cli.sources import begin, prompt_of, settle
@@ -116,14 +116,13 @@ def test_the_front_is_fitted_and_timed_as_the_film_behind_it(tmp_path, fps, expe
 
 def test_however_often_a_films_length_is_asked_for_it_is_counted_once(tmp_path, monkeypatch):
     path = write_video(tmp_path / "film.mp4", numbered(6), 8)
-    read = []
-    monkeypatch.setattr(sources, "read_frames", lambda source: read.append(source) or read_frames(source))
+    timed = []
+    monkeypatch.setattr(sources, "read_timing", lambda source: timed.append(source) or read_timing(source))
     beginning, recipe = begin(path), replace(RECIPE, **SIZE, join=True, chunks=2, frames=4)
     assert [beginning.length(replace(recipe, seed=seed)) for seed in range(3)] == [5 + 7] * 3
     assert beginning.length(replace(recipe, join=False)) == 7
-    assert read == [path]
     assert numbers(beginning.front(recipe)) == [0, 1, 2, 3, 4]
-    assert read == [path] * 2
+    assert timed == [path]
 
 
 def test_a_film_made_here_is_timed_by_its_recipe(tmp_path):

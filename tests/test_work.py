@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from consisti2v_cli.errors import ConsistI2VError
 from consisti2v_cli.recipe import Recipe
 from consisti2v_cli.weights import ModelFolder
 from consisti2v_cli.work import (
@@ -246,8 +245,24 @@ def test_a_film_in_the_making_is_not_taken_up_and_a_killed_process_holds_nothing
 def test_no_place_for_chunks_is_said(model, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("CONSISTI2V_STATE", str(tmp_path / "file"))
-    with pytest.raises(ConsistI2VError, match="CONSISTI2V_STATE"), working(RECIPE, model):
-        pass
+    notices = []
+    with working(RECIPE, model, notices.append) as work:
+        work.keep_frames(1, [b"frame"])
+        folder = work.folder
+        assert work.frames(1) == [b"frame"]
+    assert not folder.exists()
+    assert ["CONSISTI2V_STATE names another folder" in notice for notice in notices] == [True]
+
+
+def test_chunks_are_kept_whatever_the_clock_says(tmp_path, monkeypatch):
+    """ZIP files begin in 1980."""
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    work = Work(tmp_path)
+    latents = np.arange(12, dtype=np.float32).reshape(1, 3, 2, 2)
+    work.keep_latents(1, latents)
+    work.keep_frames(1, [b"frame"])
+    assert (work.latents(1) == latents).all()
+    assert work.frames(1) == [b"frame"]
 
 
 FULL = """

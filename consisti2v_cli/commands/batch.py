@@ -42,13 +42,14 @@ class Batch:
     console: Console
     alone: bool  # one clip is all: what goes wrong is raised
     resumes: bool  # what is made already is left out
+    shared: bool  # other processes may make some of it
 
     def __post_init__(self) -> None:
         self.jobs: list[Job] = []  # to be made
         self.left_out: list[Path] = []  # made already: of each clip one file
         self.failures: list[str] = []
         self.made = 0
-        self._claims = Claims(self.console if self.resumes else None)
+        self._claims = Claims(self.console if self.shared else None)
         self._finder = Made(since=time.time() if self.options["overwrite"] else None)
         self._loaded: tuple[tuple[object, ...], Model] | None = None
         self._preview: Preview | None = None
@@ -110,7 +111,7 @@ class Batch:
                 self._make_all(advance)
         except KeyboardInterrupt:
             self._end(f"{self.made} made")
-            if self.resumes and not self.alone:
+            if self.shared:
                 self.console.notice("The same command goes on from here.")
             raise
         return self._end(f"{self.made} made")
@@ -124,7 +125,7 @@ class Batch:
                 self.console.notice(f"The disk is full: {len(queue)} more are not made.")
                 break
             number, job = queue.popleft()
-            claim = self._claims.take(job.outputs.claimed_name(job.paths[0])) if self.resumes else nullcontext()
+            claim = self._claims.take(job.outputs.claimed_name(job.paths[0])) if self.shared else nullcontext()
             if claim is not None:
                 with claim:
                     self._make(number, job)

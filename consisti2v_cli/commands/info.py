@@ -79,12 +79,11 @@ def info(files: tuple[str, ...], as_json: bool, quiet: bool, verbose: int) -> in
 def look(path: Path) -> Facts:
     """What a film, an image or a folder of frames is. RequestError if it is none."""
     from consisti2v_cli.media.image import read_size
-    from consisti2v_cli.media.video import kind_of, probe, read_frames
+    from consisti2v_cli.media.video import kind_of, probe, read_timing
 
     if kind_of(path) == "image":
         return Facts(format_of(path), *read_size(path), frames=1, fps=None, bytes=path.stat().st_size)
-    header = probe(path)
-    count = sum(1 for _ in read_frames(path))
+    header, count = probe(path), len(read_timing(path).starts)
     size = sum(file.stat().st_size for file in path.iterdir()) if path.is_dir() else path.stat().st_size
     return Facts(format_of(path), header.width, header.height, count, header.fps, size)
 

@@ -80,14 +80,13 @@ def make_clips(
     alone = clips == 1 and not request.manifest
     several = not alone or parts > 1 or os.path.isdir(images[0] if images else prompt or "")
     anew = request.any_seed or base is not None or bool(request.outputs.stream) or options["overwrite"]
-    resumes = several or not anew
     settler = Settler(command, console)
-    run = _run(command, images, prompt, options) if resumes else None
+    run = _run(command, images, prompt, options) if several else None
     orders = _name_all(wishes, settler, run, agree=not options["dry_run"])[part::parts]
     request.outputs.check_use(len(orders), as_json=options["json"])
     if sentence := request.outputs.numbering(sum(order.wish.outputs is request.outputs for order in orders)):
         console.notice(sentence)
-    batch = Batch(options, console, alone=alone, resumes=resumes)
+    batch = Batch(options, console, alone=alone, resumes=several or not anew, shared=several)
     _settle_all(orders, settler, batch)
     return batch.show() if options["dry_run"] else batch.make()
 

@@ -328,6 +328,7 @@ extend_options = together(
         help="How far each chunk's colours are pulled back to the first frame's; 0 is the paper's way.",
     ),
     option("--join/--no-join", default=False, help="Put the frames of a SOURCE film in front."),
+    option("--audio/--no-audio", default=True, help="With --join: keep the sound of the SOURCE film under its frames."),
 )
 
 result_options = together(

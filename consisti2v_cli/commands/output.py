@@ -129,7 +129,7 @@ class Outputs:
         """Never replace these files and folders, which the run reads, under whatever name they are written to."""
         for source in sources:
             if isinstance(source, Path):
-                with suppress(OSError):
+                with suppress(OSError, ValueError):  # ValueError: a zero byte in a name
                     self.names.inputs.add(_identity(source))
 
     def check_use(self, clips: int, *, as_json: bool) -> None:

@@ -50,14 +50,25 @@ def read_image(source: Source, *, background: str = "white", name: str = "") -> 
     Raises:
         RequestError: the file is missing, no image, damaged, or impossibly large; an unknown colour.
     """
-    colour = parse_colour(background)
+    parse_colour(background)  # a wrong one is said before anything else
     with open_picture(source, name) as image:
-        turn = _TURNS.get(_orientation(image))
-        if (factor := _factor(image)) > 1:
-            image.draft(None, (image.width // factor, image.height // factor))  # JPEGs are decoded smaller at once
-        image.load()
-        pixels = _convert(image, colour)
+        return upright_rgb(image, background)
+
+
+def upright_rgb(image: Image.Image, background: str = "white") -> NDArray[np.uint8]:
+    """The current frame of an opened picture, as `read_image` has it."""
+    turn = _TURNS.get(_orientation(image))
+    if (factor := _factor(image)) > 1:
+        image.draft(None, (image.width // factor, image.height // factor))  # JPEGs are decoded smaller at once
+    image.load()
+    pixels = _convert(image, parse_colour(background))
     return pixels if turn is None else np.ascontiguousarray(turn(pixels))
+
+
+def lay_over(pixels: NDArray[np.uint8], colour: Colour) -> NDArray[np.uint8]:
+    """Pictures with alpha, `h w 4`, over a colour: `h w 3`."""
+    alpha = pixels[..., 3:].astype(np.uint16)
+    return ((pixels[..., :3] * alpha + np.array(colour, np.uint16) * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
 def read_size(source: Source, *, name: str = "") -> tuple[int, int]:

@@ -55,8 +55,8 @@ def read_recipe(path: Path | str) -> str | None:
         return _PICTURES[kind.key](image)
 
 
-def container_note(note: Path, format: str, comment: str | None) -> list[str]:
-    """ffmpeg's options that put a comment, and no other tag, into a film.
+def container_note(note: Path, format: str, comment: str | None) -> tuple[list[str], list[str]]:
+    """ffmpeg's options that put a comment, and no other tag, into a film: those of its second input, and of the output.
 
     Args:
         note: a file to be written and read by ffmpeg; unlike an argument it may be as long as it likes.
@@ -64,12 +64,12 @@ def container_note(note: Path, format: str, comment: str | None) -> list[str]:
         comment: any text; line ends become those of Unix.
     """
     if not comment:
-        return ["-map_metadata", "-1"]
+        return [], ["-map_metadata", "-1"]
     text = comment.replace("\r\n", "\n").replace("\r", "\n")
     escaped = re.sub(r"([=;#\\\n])", r"\\\1", text).encode(errors="replace")
     note.write_bytes(b";FFMETADATA1\ncomment=" + escaped)  # a line end would be taken into a last backslash
-    options = ["-f", "ffmetadata", "-i", address(note), "-map", "0:v", "-map_metadata", "1"]
-    return options + (["-movflags", "use_metadata_tags"] if format == "mov" and len(escaped) > _QUICKTIME_MOST else [])
+    by_keys = ["-movflags", "use_metadata_tags"] if format == "mov" and len(escaped) > _QUICKTIME_MOST else []
+    return ["-f", "ffmetadata", "-i", address(note)], ["-map_metadata", "1", *by_keys]
 
 
 def add_gif_comment(path: Path, comment: str) -> None:

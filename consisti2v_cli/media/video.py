@@ -13,20 +13,23 @@ from consisti2v_cli.errors import ConsistI2VError, RequestError
 
 from .footage import Footage, Frames
 from .limits import LOWEST, write_within
-from .reading import VideoInfo, kind_of, probe, read_frames, read_last_frame, read_video
+from .reading import Timing, VideoInfo, kind_of, probe, read_frames, read_last_frame, read_timing, read_video
 from .scratch import appearing, remove_leftovers
-from .writers import FOLDERS, STREAMABLE, WRITERS, Options, check_format
+from .sound import Soundtrack
+from .writers import FOLDERS, STREAMABLE, WITH_SOUND, WRITERS, Options, check_format
 
 __all__ = [
     "STREAMABLE",
     "WRITERS",
     "Frames",
+    "Timing",
     "VideoInfo",
     "check_format",
     "kind_of",
     "probe",
     "read_frames",
     "read_last_frame",
+    "read_timing",
     "read_video",
     "remove_leftovers",
     "stream_video",
@@ -47,6 +50,7 @@ def write_video(
     overwrite: bool = False,
     quality: int = 85,
     max_bytes: int | None = None,
+    sound: Soundtrack | None = None,
     on_notice: OnNotice | None = None,
     on_finished: OnFinished | None = None,
 ) -> Path:
@@ -61,7 +65,8 @@ def write_video(
         overwrite: whether an existing file, or a folder of frames, may be replaced.
         quality: of the encoder, 1 to 100. PNG is always without loss.
         max_bytes: upper bound of the file, for gif, webp and mp4: quality is lowered for it, then the size.
-        on_notice: called with a sentence about what was lowered.
+        sound: what is heard, from the beginning on.
+        on_notice: called with a sentence about what was lowered, or sound that the format cannot hold.
         on_finished: called with the path, and the whole file that gets that name next: who writes down then what it
             is knows it again, wherever the process is killed.
 
@@ -79,7 +84,10 @@ def write_video(
         path = path.with_suffix("") if format.lower() in FOLDERS else path
     format = format.lower()
     _check(path, format, quality, max_bytes)
-    options = Options(quality, comment)
+    if sound and format not in WITH_SOUND:
+        (on_notice or _ignore)(f"{path.name} is without sound, which {format} cannot hold.")
+        sound = None
+    options = Options(quality, comment, sound)
     notice = None
     with appearing(path, overwrite=overwrite, folder=format in FOLDERS) as made:
         footage = Footage(frames, fps)
@@ -104,6 +112,7 @@ def stream_video(
     comment: str | None = None,
     quality: int = 85,
     max_bytes: int | None = None,
+    sound: Soundtrack | None = None,
     on_notice: OnNotice | None = None,
 ) -> None:
     """Write the bytes of the file that `write_video` would write, once that is whole: players want its index first.
@@ -125,6 +134,7 @@ def stream_video(
                 comment=comment,
                 quality=quality,
                 max_bytes=max_bytes,
+                sound=sound,
                 on_notice=on_notice,
             )
             with path.open("rb") as film:
@@ -142,7 +152,8 @@ def _send(film: IO[bytes], stream: IO[bytes]) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        name = "standard output" if stream is getattr(sys.stdout, "buffer", None) else "the stream"
+        is_stdout = stream is getattr(sys.stdout, "buffer", None)
+        name = "standard output" if is_stdout else getattr(stream, "name", "the stream")
         raise ConsistI2VError(f"{name} cannot be written: {error.strerror or error}.") from error
 
 
@@ -153,3 +164,7 @@ def _check(path: Path, format: str, quality: int, max_bytes: int | None) -> None
         raise RequestError(f"quality is {quality}; possible: 1 to 100.")
     if max_bytes is not None and format not in LOWEST:
         raise RequestError(f"{path.name}: the size of {format} files cannot be bounded; possible: {', '.join(LOWEST)}.")
+
+
+def _ignore(_: str) -> None:
+    pass

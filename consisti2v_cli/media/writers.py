@@ -16,6 +16,7 @@ from .ffmpeg import SCALER, address, encode, raw_input
 from .footage import Footage
 from .metadata import add_gif_comment, add_webp_description, container_note, png_note
 from .palette import MOST_COLOURS, ColourCount, ColourTable
+from .sound import COPIED, Soundtrack
 
 GIF_FASTEST = 50  # frames a second; players slow down anything faster
 
@@ -35,6 +36,7 @@ class Options:
 
     quality: int = 85  # 1 to 100
     comment: str | None = None  # text for the file's own metadata
+    sound: Soundtrack | None = None  # for the formats of `WITH_SOUND`
 
 
 Writer = Callable[[Path, Footage, Options], None]
@@ -99,6 +101,7 @@ WRITERS: dict[str, Writer] = {
     "mov": write_mov,
     "png": write_png,
 }
+WITH_SOUND = tuple(COPIED)  # the formats that hold sound
 FOLDERS = ("png",)  # the formats that are folders of files
 STREAMABLE = tuple(format for format in WRITERS if format not in FOLDERS)
 
@@ -124,8 +127,13 @@ def _write_container(
     """A film in BT.709 colours, tagged so, with the comment among its tags."""
     convert = f"scale=in_range=full:out_range=tv:out_color_matrix=bt709:{SCALER},format={pixels}"
     tags = "setparams=range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709"
-    note = container_note(path.with_name("note"), format, options.comment)
-    _encode([format, *note, "-vf", f"{convert},{tags}", *codec, *_THREADS], path, footage)
+    inputs, tagged = container_note(path.with_name("note"), format, options.comment)
+    heard: list[str] = []
+    if options.sound:
+        heard = options.sound.output(format, 2 if inputs else 1)
+        inputs = [*inputs, *options.sound.input()]
+    streams = [*inputs, "-map", "0:v", *heard, *tagged]
+    _encode([format, *streams, "-vf", f"{convert},{tags}", *codec, *_THREADS], path, footage)
 
 
 def _encode(codec: list[str], path: Path, footage: Footage) -> None:

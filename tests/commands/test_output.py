@@ -99,7 +99,7 @@ def test_overwriting_replaces_files_but_never_those_of_the_same_run(tmp_path):
         ("", [], "empty"),
         ("-", ["mp4", "gif"], "one format"),
         ("-", ["png"], "folder of frames"),
-        ("pipe.mp4", [], "pipe.mp4 is a device or a pipe"),
+        ("pipe.mp4", ["png"], "folder of frames"),
         ("x" * 252 + ".mp4", [], "xxx... has 256 bytes; possible: up to 250"),
         ("é" * 128 + "/{name}", [], "has 256 bytes"),
     ],

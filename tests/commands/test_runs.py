@@ -146,7 +146,7 @@ def test_variations_are_told_apart(make, photos, tmp_path):
 
 
 def test_a_single_clip_gets_the_next_free_number(make, photos):
-    names = [make("--seed", 1, source=photos / "a.png").stdout for _ in range(2)]
+    names = [make("--seed", seed, source=photos / "a.png").stdout for seed in (1, 2)]
     assert names == ["out/a.mp4\n", "out/a-2.mp4\n"]
 
 
@@ -201,7 +201,7 @@ def test_the_end_lists_what_went_wrong(make, photos):
     (photos / "b.png").write_bytes((photos / "b.png").read_bytes()[:500])
     (photos / "c.png").write_text("<html>Not found</html>")
     (photos / "e.png").symlink_to(photos / "nowhere.png")
-    (photos / "d.txt").write_bytes(b"\xff\xfe")
+    (photos / "d.txt").write_bytes(b"caf\xe9")
     made = make()
     assert made.returncode == 1
     assert made.stdout == "out/a.mp4\n"

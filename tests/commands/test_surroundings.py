@@ -123,6 +123,11 @@ def test_devices_and_pipes_take_the_clip_and_nothing_else(shell, tmp_path, line)
     assert b"/dev/" not in (tmp_path / "f").read_bytes()[-200:]
 
 
+def test_a_device_that_is_full(shell):
+    shown = shell("$pan -o /dev/full; echo $?")
+    assert (shown.stdout, shown.stderr) == ("1\n", "Error: /dev/full cannot be written: No space left on device.\n")
+
+
 def test_a_device_that_swallows_everything(shell):
     shown = shell("$pan -o /dev/null; echo $?")
     assert (shown.stdout, shown.stderr) == ("0\n", "")

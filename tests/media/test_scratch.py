@@ -257,13 +257,14 @@ def test_places_for_no_film(tmp_path, clip):
     assert Path("/dev/full").is_char_device()
 
 
-def test_a_link_to_a_film_is_replaced_itself(tmp_path, clip):
-    target = write_video(tmp_path / "target.gif", clip, 8)
-    before = target.read_bytes()
+def test_a_link_to_a_film_stays_and_its_film_is_replaced(tmp_path, clip):
+    (tmp_path / "there").mkdir()
+    target = write_video(tmp_path / "there" / "target.gif", clip, 8)
     (tmp_path / "link.gif").symlink_to(target)
     write_video(tmp_path / "link.gif", clip[:2], 8, overwrite=True)
-    assert target.read_bytes() == before
-    assert len(list(read_frames(tmp_path / "link.gif"))) == 2
+    assert (tmp_path / "link.gif").is_symlink()
+    assert len(list(read_frames(target))) == 2
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["target.gif"]
 
 
 def test_frames_that_cannot_be_read_are_no_fault_of_the_disk(tmp_path, clip):
