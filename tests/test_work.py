@@ -16,6 +16,7 @@ from consisti2v_cli.recipe import Recipe
 from consisti2v_cli.weights import ModelFolder
 from consisti2v_cli.work import (
     KEPT_FOR,
+    Work,
     chunks_folder,
     find_unfinished,
     packed_frame,

@@ -94,6 +94,8 @@ def failure(code: int, stderr: IO[bytes]) -> Exception:
     for reason in _DISK_CODES:
         if os.strerror(reason) in words:
             return OSError(reason, os.strerror(reason))
+    if 256 - code in _DISK_CODES:  # the code of a process has 8 bits; its words are lost where TMPDIR is full too
+        return OSError(256 - code, os.strerror(256 - code))
     end = f"ffmpeg was ended by signal {-code}" if code < 0 else f"ffmpeg ended with {code}"
     last = next((line.strip() for line in reversed(words.split("\n")) if line.strip()), end)
     return ConsistI2VError(f"The film could not be encoded: {last}")

@@ -142,7 +142,18 @@ def stream_video(
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise ConsistI2VError(f"The film cannot be written to {tempfile.gettempdir()}: {error.strerror}.") from error
+        raise _no_room(error) from error
+    except ConsistI2VError as error:
+        if isinstance(error.__cause__, OSError) and tempfile.gettempdir() in str(error):
+            raise _no_room(error.__cause__) from error
+        raise
+
+
+def _no_room(error: OSError) -> ConsistI2VError:
+    place = tempfile.gettempdir()
+    return ConsistI2VError(
+        f"The film cannot be put together in {place}: {error.strerror}; TMPDIR names another folder for it."
+    )
 
 
 def _send(film: IO[bytes], stream: IO[bytes]) -> None:

@@ -9,6 +9,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,6 +18,7 @@ from consisti2v_cli import sources, state
 from consisti2v_cli.chunks import Joined
 from consisti2v_cli.commands.extend import told_apart
 from consisti2v_cli.media.metadata import read_recipe
+from consisti2v_cli.media.probe import probe_stream
 from consisti2v_cli.media.video import read_frames, read_last_frame, read_timing, read_video, write_video
 from consisti2v_cli.recipe import from_json
 
@@ -139,6 +141,70 @@ def test_join_puts_the_source_in_front(extend):
     assert recipe("joined").join
     wrong = extend("boat.jpg", "x", "--join")
     assert (wrong.returncode, "boat.jpg is an image" in wrong.stderr) == (2, True)
+
+
+def phone_video(path):
+    """3.9 s with sound: 8 frames at 8 a second, then 8 at 2."""
+    times = "setpts='if(lt(N,8),N/8,1+(N-8)/2)/TB'"
+    pictures = ["-f", "lavfi", "-i", "color=black:s=96x64:r=8:d=2", "-f", "lavfi", "-i", "sine=d=5"]
+    brighter = f"format=rgb24,geq=r='15*N':g='15*N':b='15*N',{times}"
+    timing = ["-fps_mode", "vfr", "-enc_time_base", "1/1000", "-pix_fmt", "yuv420p"]
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *pictures, "-vf", brighter, *timing, path]
+    subprocess.run(command, check=True)
+    return path
+
+
+def test_join_keeps_the_sources_own_time_and_sound(extend, tmp_path):
+    phone_video("phone.mp4")
+    made = extend("phone.mp4", "x", "--chunks", "1", "--join", "-f", "mp4", "-f", "gif", "-o", "joined", "--seed", "7")
+    assert made.returncode == 0, made.stderr
+    assert "36 frames of phone.mp4 stand in front" in made.stderr  # 4.5 s at 8 a second
+    assert "joined.gif is without sound, which gif cannot hold" in made.stderr
+    shown = [round(float(frame.mean()) / 15) for frame in read_frames("joined.mp4")][:36]
+    assert shown == [*range(8), *(8 + number // 4 for number in range(28))]
+    sound = subprocess.run(
+        [
+            imageio_ffmpeg.get_ffmpeg_exe(),
+            "-v",
+            "error",
+            "-i",
+            "joined.mp4",
+            "-vn",
+            "-f",
+            "f32le",
+            "-ac",
+            "1",
+            "-ar",
+            "8000",
+            "-",
+        ],
+        check=True,
+        capture_output=True,
+    ).stdout
+    assert abs(len(sound) / 4 / 8000 - 4.5) < 0.1
+    silent = extend("phone.mp4", "x", "--chunks", "1", "--join", "--no-audio", "-o", "silent.mp4", "--seed", "7")
+    assert silent.returncode == 0
+    assert probe_stream(Path("silent.mp4")).sound is None
+    assert (recipe("joined.mp4").audio, recipe("silent.mp4").audio) == (True, False)
+
+
+def test_a_transparent_last_frame_lies_over_the_background(extend):
+    clear = Image.new("RGBA", (96, 64), (0, 0, 255, 0))
+    black = Image.new("RGBA", (96, 64), (0, 0, 0, 255))
+    black.save("a.webp", save_all=True, append_images=[clear], duration=100, lossless=True)
+    made = extend("a.webp", "x", "--chunks", "1", "--background", "lime", "-f", "png", "-o", "made", "--fit", "stretch")
+    assert made.returncode == 0, made.stderr
+    green = frames("made")[0].mean((0, 1))
+    assert green[1] > green[0]
+    assert green[1] > green[2]
+
+
+def test_the_plan_of_an_anamorphic_video(call):
+    """80x96 pixels, each twice as wide as high: a landscape."""
+    pictures = ["-f", "lavfi", "-i", "testsrc=s=80x96:r=8:d=1", "-vf", "setsar=2/1", "-pix_fmt", "yuv420p", "wide.mp4"]
+    subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *pictures], check=True)
+    planned = json.loads(call("extend", "wide.mp4", "x", "--model", "sketch", "--dry-run", "--json").stdout)
+    assert planned["recipe"]["width"] > planned["recipe"]["height"]
 
 
 def test_joined_in_several_formats_the_source_is_read_no_more_than_needed(extend, monkeypatch):

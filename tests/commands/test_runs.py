@@ -338,7 +338,7 @@ def test_a_name_that_another_process_claims_is_taken(make, photos, tmp_path):
     assert holder.stdout.readline() == b"held\n"
     assert make("--seed", 1, source=photos / "a.png").stdout == "out/a-2.mp4\n"
     holder.communicate(timeout=60)
-    assert make("--seed", 1, source=photos / "a.png").stdout == "out/a.mp4\n"
+    assert make("--seed", 2, source=photos / "a.png").stdout == "out/a.mp4\n"
 
 
 def test_without_a_place_for_locks_it_says_so_once_and_goes_on(make, monkeypatch, tmp_path):
