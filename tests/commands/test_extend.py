@@ -162,25 +162,8 @@ def test_join_keeps_the_sources_own_time_and_sound(extend, tmp_path):
     assert "joined.gif is without sound, which gif cannot hold" in made.stderr
     shown = [round(float(frame.mean()) / 15) for frame in read_frames("joined.mp4")][:36]
     assert shown == [*range(8), *(8 + number // 4 for number in range(28))]
-    sound = subprocess.run(
-        [
-            imageio_ffmpeg.get_ffmpeg_exe(),
-            "-v",
-            "error",
-            "-i",
-            "joined.mp4",
-            "-vn",
-            "-f",
-            "f32le",
-            "-ac",
-            "1",
-            "-ar",
-            "8000",
-            "-",
-        ],
-        check=True,
-        capture_output=True,
-    ).stdout
+    listen = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", "joined.mp4", "-vn", "-ac", "1", "-ar", "8000"]
+    sound = subprocess.run([*listen, "-f", "f32le", "-"], check=True, capture_output=True).stdout
     assert abs(len(sound) / 4 / 8000 - 4.5) < 0.1
     silent = extend("phone.mp4", "x", "--chunks", "1", "--join", "--no-audio", "-o", "silent.mp4", "--seed", "7")
     assert silent.returncode == 0

@@ -50,9 +50,8 @@ WAYS = [  # of the source's sound, and what becomes of it
 def test_sound_is_kept_as_long_as_its_part(tmp_path, name, options, formats):
     path = source(tmp_path / name, *options)
     for format, codec in formats.items():
-        made = write_video(
-            tmp_path / f"made.{format}", FRAMES, 8, sound=soundtrack_of(path, 0.0, 1.0), comment="a recipe"
-        )
+        sound = soundtrack_of(path, 0.0, 1.0)
+        made = write_video(tmp_path / f"made.{format}", FRAMES, 8, sound=sound, comment="a recipe")
         assert probe_stream(made).sound.codec == codec
         samples = heard(made)
         assert abs(len(samples) / RATE - 1.0) < 0.1
