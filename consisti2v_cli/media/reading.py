@@ -270,7 +270,7 @@ def _mean_rate(lengths: Sequence[float]) -> float:
     """Frames a second on average: a whole number where one is meant, since GIF rounds to hundredths of a second."""
     total = sum(lengths)
     whole = max(1, round(len(lengths) / total))
-    return whole if abs(len(lengths) / whole - total) < 0.01 else len(lengths) / total
+    return whole if abs(len(lengths) / whole - total) < 0.015 else len(lengths) / total
 
 
 def _folder_rate(folder: Path) -> float:
