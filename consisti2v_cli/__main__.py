@@ -19,13 +19,17 @@ def main() -> None:
     is_held = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # else it is to be ignored
     if is_held:
         signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
-    if sys.getfilesystemencoding().lower() != "utf-8" and not sys.flags.utf8_mode:
+    options = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]  # of the interpreter
+    if sys.getfilesystemencoding().lower() != "utf-8" and not any("utf8" in option for option in options):
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
     from consisti2v_cli.commands import main as run
 
-    if is_held:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    run()
+    try:
+        if is_held:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        run()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

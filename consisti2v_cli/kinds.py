@@ -55,7 +55,7 @@ KINDS = (  # the first one whose magic matches is taken
     _kind("mrw", "RAW", "raw", "mrw", rb"\0MRM"),
     _kind("raw", "RAW", "raw", "dng nef nrw arw sr2 srf pef srw 3fr fff iiq erf kdc dcr mef mos"),  # kinds of TIFF
     _kind("tiff", "TIFF", "picture", "tif tiff", _TIFF, decoder="TIFF"),
-    _kind("bmp", "BMP", "picture", "bmp dib", rb"BM", decoder="BMP"),
+    _kind("bmp", "BMP", "picture", "bmp dib", rb"BM....\0\0\0\0", decoder="BMP"),
     _kind("gif", "GIF", "picture", "gif", rb"GIF8[79]a", decoder="GIF"),
     _kind(
         "jp2",

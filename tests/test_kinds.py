@@ -64,6 +64,7 @@ def test_what_must_be_exported_first_says_so(tmp_path, name):
         (b"G" + bytes(187) + b"G", "ts"),
         (bytes(4) + b"G" + bytes(187 + 4) + b"G", "ts"),
         (b"Dear Sir or Madam", None),
+        (b"BMW drives off", None),
         (b"", None),
         (tiff(MAKE=200, SUB_IFDS=300), "tiff"),  # a large picture with smaller ones, as of a scanner
     ],

@@ -20,6 +20,7 @@ STANDARD_INPUT = "-"
 LARGEST = 500_000_000  # bytes that standard input may hold
 LONGEST_PROMPT = 100_000  # bytes of a file that are looked at to tell text from something else
 LISTS = (".csv", ".tsv", ".jsonl", ".ndjson")
+_TEXTS = (".txt", *LISTS)  # prompts and lists beside pictures
 NAMED = 3  # files in a notice, before the rest is only counted
 PIPE = "pipe"  # the name of what comes through one, such as <(cat photo.jpg)
 
@@ -212,6 +213,8 @@ def _is_wanted(file: Path) -> bool:
 
     Clips that were made here are none, be they GIF or WebP.
     """
+    if file.suffix.lower() in _TEXTS:
+        return False
     named = by_name(file.name)
     is_named = named is not None and named.family == "picture"
     if not file.is_file():
@@ -227,7 +230,7 @@ def _is_wanted(file: Path) -> bool:
 
 def _is_left_out(file: Path) -> bool:
     """Whether a person may have expected a file that is not wanted among the pictures: no text, no clip of ours."""
-    return file.is_file() and file.suffix.lower() not in (".txt", *LISTS) and not _is_clip(file)
+    return file.is_file() and file.suffix.lower() not in _TEXTS and not _is_clip(file)
 
 
 def _is_clip(file: Path) -> bool:

@@ -216,13 +216,22 @@ def test_a_terminal_that_cannot_move_its_cursor(environment, tmp_path, tiny_mode
 @pytest.mark.parametrize("delay", [0.0, 0.02, 0.05, 0.1])
 def test_an_interrupt_while_it_starts(environment, tmp_path, delay):
     """Not before Python itself has begun: of that it says what it likes."""
-    ready = "import sys; sys.stdout.write('.'); sys.stdout.flush(); from consisti2v_cli.__main__ import main; main()"
+    ready = """
+import signal, sys
+from consisti2v_cli.__main__ import main
+handle = signal.signal
+def handle_and_tell(*given):
+    handle(*given)
+    print(".", end="", flush=True)
+signal.signal = handle_and_tell
+main()
+"""
     command = [sys.executable, "-c", ready, "pan", "photo.png", *LAYOUT, "--dry-run"]
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout.read(1) == "."
-    time.sleep(0.02 + delay)
+    time.sleep(delay)
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=60)
     assert process.returncode in (0, 130), told
